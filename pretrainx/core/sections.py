@@ -1,0 +1,92 @@
+"""The sections of a config that every experiment shares, with their defaults and ranges: their only home.
+
+The `model` and `optim` sections take their type from the plug-in they name (`Config` in its file).
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pretrainx.core.schema import Range
+
+Duration = int | str  # 500 (steps), "10%", "2e9 tokens", "1e6 examples", "3 epochs": see core/durations.py
+Positive = Annotated[int, Range(ge=1)]
+Count = Annotated[int, Range(ge=0)]
+Fraction = Annotated[float, Range(ge=0.0, le=1.0)]
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Raw text named in the config itself, so that an experiment on one's own files needs no Python module."""
+
+    source: Literal["text", "jsonl", "parquet", "tfds"] = "jsonl"
+    files: str = ""  # glob, relative to the working directory; {split} stands for train or validation; for tfds: name
+    text_key: str = "text"
+    id_key: str = "id"
+    document: Literal["file", "line"] = "file"  # for text: what one document is
+    holdout: Fraction = 0.0  # share of documents, by a hash of their id, that is "validation"; 0 where {split} is used
+
+
+@dataclass(frozen=True)
+class Data:
+    mixture: str | dict[str, float] = ""  # Mixture or Task name, or {"corpus" or "corpus:objective": rate}
+    corpora: dict[str, Corpus] = field(default_factory=dict)
+    module: str = ""  # user's own module, imported before names are looked up: registers Tasks and Mixtures
+    objective: str = "causal"  # for entries of the mixture that name none
+    objectives: dict[str, dict[str, Any]] = field(default_factory=dict)  # arguments by objective name
+    sequence_length: Positive = 1024
+    seed: int = 0
+    vocabulary: str = "bytes"  # "bytes", FILE.model (SentencePiece), "wordpiece:FILE"
+    cache_dir: str = "data/cache"
+    cache_shards: Positive = 8  # of a source that is one stream; a source of many files keeps its own
+    encoding_errors: Literal["replace", "refuse"] = "replace"
+    max_document_bytes: Positive = 10_000_000  # longer documents stop the cache with their name
+    prefetch: Positive = 4  # batches read ahead on the host
+    workers: Count = 0  # reader processes; 0 reads in a thread
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Sizes of the named mesh axes; one may be -1 and takes what the devices leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    sequence: int = 1
+    expert: int = 1
+
+
+@dataclass(frozen=True)
+class Train:
+    steps: Duration = 1000
+    batch_size: Positive = 8  # global, in sequences
+    stop_at: Count = 0  # stop after this step with the schedule unchanged; 0: run to the end
+    seed: int = 0
+    remat: str = "none"
+    dtype: DType = "bfloat16"  # of the computation
+    param_dtype: DType = "float32"
+    grad_accum: Positive = 1
+    loss_weights: dict[str, float] = field(default_factory=dict)  # by objective, default 1
+    max_bad_steps: Positive = 5  # non-finite steps in a row that stop the run with exit code 3
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    every: Duration = "10%"
+    keep: Positive = 2  # the last k
+    keep_every: Duration = 0  # and every n for good; 0: none
+
+
+@dataclass(frozen=True)
+class Eval:
+    every: Duration = "25%"
+    batch_size: Count = 0  # 0: the training batch size
+    max_rows: Count = 0  # rows of each source scored inside training; 0: the whole split
+    split: str = "validation"
+    ngram_orders: tuple[int, ...] = ()  # counted byte n-grams that `evaluate` prints beside the model
+
+
+@dataclass(frozen=True)
+class Log:
+    every: Duration = 10
+    tensorboard: bool = True

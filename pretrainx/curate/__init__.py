@@ -1,0 +1,1 @@
+"""Documents before they are tokens: reading, cleaning, deduplicating. Plain Python, no JAX and no TensorFlow."""

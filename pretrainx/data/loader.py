@@ -1,0 +1,197 @@
+"""From a mixture to batches: opens the caches, builds each process's rows of a step, and reads ahead.
+
+The global batch of step s is rows [s * batch_size, (s + 1) * batch_size) of the order. A process builds the rows that
+its devices hold, so the batch does not depend on how many processes there are. The loader's whole state is the step.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import numpy as np
+
+from pretrainx.core import files, plugins
+from pretrainx.core.errors import InputError
+from pretrainx.core.rng import generator
+from pretrainx.core.sections import Data
+from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.data.cache import TokenCache, locate
+from pretrainx.data.mixture_spec import parse_mixture
+from pretrainx.data.order import Order, Rows
+from pretrainx.data.windows import Windows
+from pretrainx.objectives.interface import Features, Objective
+
+DIGEST_BITS = 256
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of the mixture: a corpus's windows under one objective."""
+
+    name: str  # "corpus:objective"
+    corpus: str
+    objective_name: str
+    objective: Objective
+    windows: Windows
+    rate: float
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The sources of one split, with the vocabulary they share."""
+
+    sources: tuple[Source, ...]
+    vocabulary: Vocabulary
+    seed: int
+    sequence_length: int
+
+    @property
+    def objectives(self) -> dict[str, Objective]:
+        """Objectives by name, in the order in which rows number them."""
+        return {s.objective_name: s.objective for s in sorted(self.sources, key=lambda s: s.objective_name)}
+
+    @property
+    def data_sha256(self) -> str:
+        """The hash of everything that decides a row's content: tokens, objectives, lengths, rates and seed."""
+        parts = [[s.name, s.rate, s.windows.cache.manifest["data_sha256"]] for s in self.sources]
+        return files.sha256_json([parts, self.vocabulary.sha256, self.seed, self.sequence_length])
+
+    def order(self) -> Order:
+        return Order(self.seed, [s.name for s in self.sources], [s.rate for s in self.sources], [len(s.windows) for s in self.sources])
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows until the mixture has shown as many windows as there are."""
+        return sum(len(s.windows) for s in self.sources)
+
+    def source(self, name: str) -> Source:
+        return next(s for s in self.sources if s.name == name)
+
+
+def open_mixture(data: Data, split: str) -> Mixture:
+    """Opens the caches of `data.mixture`.
+
+    Raises:
+      InputError: a cache is missing, caches disagree on the vocabulary, or an objective refuses its arguments.
+    """
+    rates = parse_mixture(data)
+    caches = {corpus: TokenCache(locate(data.cache_dir, corpus, split)) for corpus, _ in rates}
+    first, *others = caches.items()
+    for corpus, cache in others:
+        if cache.vocabulary != first[1].vocabulary:
+            raise InputError(f"data.mixture: {corpus!r} and {first[0]!r} were tokenised with different vocabularies; run tools/cache_tasks.py")
+    objectives = {name: make_objective(name, data, first[1].vocabulary) for name in sorted({o for _, o in rates})}
+    unused = sorted(set(data.objectives) - set(objectives))
+    if unused:
+        raise InputError(f"data.objectives.{unused[0]}: no entry of data.mixture uses it; those used: {', '.join(objectives)}")
+    sources = tuple(
+        Source(f"{corpus}:{name}", corpus, name, objectives[name], Windows(caches[corpus], objectives[name].window_length), rate)
+        for (corpus, name), rate in sorted(rates.items())
+    )
+    return Mixture(sources, first[1].vocabulary, data.seed, data.sequence_length)
+
+
+def make_objective(name: str, data: Data, vocabulary: Vocabulary) -> Objective:
+    module = plugins.find("pretrainx.objectives", "Objective", name, "data.mixture")
+    try:
+        return module.Objective(vocabulary, data.sequence_length, **data.objectives.get(name, {}))
+    except TypeError as error:
+        raise InputError(f"data.objectives.{name}: {str(error).replace('Objective.__init__() ', '')}") from None
+
+
+def example(source: Source, windows: Sequence[int], epochs: Sequence[int], seed: int) -> list[Features]:
+    """The features of rows of one source. Randomness has the address (seed, source, epoch, window)."""
+    read = source.windows.read(windows)
+    return [
+        source.objective.example(window, generator(seed, "objective", source.name, int(epoch), int(index)))
+        for window, index, epoch in zip(read, windows, epochs, strict=True)
+    ]
+
+
+class RowBuilder:
+    """Builds batches from addresses: features stacked, and zeros where a row's objective lacks a feature."""
+
+    def __init__(self, mixture: Mixture):
+        self.mixture = mixture
+        self.objective_ids = {name: i for i, name in enumerate(mixture.objectives)}
+        self.spec: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        for source in mixture.sources:
+            for name, array in example(source, [0], [0], mixture.seed)[0].items():
+                known = self.spec.setdefault(name, (array.shape, array.dtype))
+                if known != (array.shape, array.dtype):
+                    raise InputError(
+                        f"data.mixture: objectives disagree on feature {name!r}: {known} against {array.shape, array.dtype}"
+                        f" in {source.name}; they cannot share a batch"
+                    )
+
+    def batch_spec(self, batch_size: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """name -> (shape, dtype) of a global batch."""
+        spec = {name: ((batch_size, *shape), dtype) for name, (shape, dtype) in self.spec.items()}
+        return spec | {"objective": ((batch_size,), np.dtype(np.int32))}
+
+    def build(self, rows: Rows) -> Features:
+        count = len(rows.number)
+        batch = {name: np.zeros((count, *shape), dtype) for name, (shape, dtype) in self.spec.items()}
+        batch["objective"] = np.zeros(count, np.int32)
+        for k in np.unique(rows.source):
+            source = self.mixture.sources[k]
+            places = np.flatnonzero(rows.source == k)
+            made = example(source, rows.window[places].tolist(), rows.epoch[places].tolist(), self.mixture.seed)
+            for place, features in zip(places, made, strict=True):
+                for name, array in features.items():
+                    batch[name][place] = array
+            batch["objective"][places] = self.objective_ids[source.objective_name]
+        return batch
+
+
+def rows_digest(numbers: np.ndarray, batch: Features) -> int:
+    """A sum over rows of sha256(row number, content), modulo 2^256: the same however the rows are shared out."""
+    total = 0
+    for place, number in enumerate(numbers.tolist()):
+        digest = hashlib.sha256(number.to_bytes(8, "little"))
+        for name in sorted(batch):
+            digest.update(np.ascontiguousarray(batch[name][place]).data)
+        total += int.from_bytes(digest.digest(), "little")
+    return total % (1 << DIGEST_BITS)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's rows of one step."""
+
+    step: int
+    rows: Rows
+    features: Features
+    digest: int
+
+
+class _Steps:
+    """Grain's view: element s is this process's part of step s."""
+
+    def __init__(self, builder: RowBuilder, order: Order, batch_size: int, local_rows: np.ndarray, num_steps: int):
+        self.builder, self.order, self.batch_size, self.local_rows, self.num_steps = builder, order, batch_size, local_rows, num_steps
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, step: Any) -> Batch:
+        step = int(step)
+        every = self.order.rows(step * self.batch_size, (step + 1) * self.batch_size)
+        mine = Rows(*(getattr(every, f)[self.local_rows] for f in ("number", "source", "epoch", "window")))
+        features = self.builder.build(mine)
+        return Batch(step, mine, features, rows_digest(mine.number, features))
+
+
+def batches(
+    builder: RowBuilder, *, batch_size: int, local_rows: np.ndarray, start: int, stop: int, prefetch: int, workers: int
+) -> Iterator[Batch]:
+    """Batches of steps [start, stop), read ahead by a thread or by `workers` processes."""
+    steps = _Steps(builder, builder.mixture.order(), batch_size, local_rows, stop)
+    # One thread: reading is a few large copies, and more threads only contend for the interpreter.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
+    dataset = grain.MapDataset.source(steps).slice(slice(start, stop)).to_iter_dataset(options)
+    if workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch))
+    return iter(dataset)

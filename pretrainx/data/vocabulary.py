@@ -1,0 +1,1 @@
+from pretrainx.core.vocabulary import SpecialIds, Vocabulary  # noqa: F401 - TEMPORARY alias, remove

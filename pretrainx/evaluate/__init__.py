@@ -1,0 +1,1 @@
+"""What a model has learned: perplexity and bits per byte, samples, counted baselines."""

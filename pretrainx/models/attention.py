@@ -1,0 +1,161 @@
+"""Attention: who may see whom, the kernels that compute it, and the layer with its projections.
+
+Legend: B batch, T query length, S key length, N heads, K kv heads, G = N/K, H head_dim, D embed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from pretrainx.models.layers import NORMS, fan_in_normal, rotary, weight
+from pretrainx.parallel.shard import Partitioner, spec
+
+MASKED = -1e30  # finite, so that a row with nothing to see gives numbers and not NaN
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Who may see whom: the same segment, and no later position if causal. Every kernel honours all of it."""
+
+    segment_ids: jax.Array | None = None  # [B, L]; None: one segment
+    causal: bool = True
+    key_slots: jax.Array | None = None  # [B, T]: decoding from a cache; query t sees cache slots <= key_slots[b, t]
+
+    def mask(self, length: int, key_length: int) -> jax.Array | None:
+        """bool [B or 1, T, S], True where seen; None: everything is."""
+        if self.key_slots is not None:
+            return jnp.arange(key_length)[None, None, :] <= self.key_slots[:, :, None]
+        seen = jnp.tril(jnp.ones((1, length, key_length), bool)) if self.causal else None
+        if self.segment_ids is not None:
+            same = self.segment_ids[:, :, None] == self.segment_ids[:, None, :]
+            seen = same if seen is None else seen & same
+        return seen
+
+
+def xla_attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array | None, softcap: float) -> jax.Array:
+    """The plain form; softmax in float32. q is already scaled. Gives [B, T, N, H]."""
+    B, T, N, H = q_BTNH.shape
+    K = k_BSKH.shape[2]
+    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    if softcap:
+        scores = softcap * jnp.tanh(scores / softcap)
+    if mask_BTS is not None:
+        scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
+    shares = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
+    return jnp.einsum("BKGTS,BSKH->BTKGH", shares, v_BSKH).reshape(B, T, N, H)
+
+
+def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array, sight: Visibility, softcap: float, partitioner: Partitioner) -> jax.Array:
+    """TPU's blocked kernel (Pallas splash attention): never holds [T, S]. Each device attends for its rows and heads."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+
+    T, N = q.shape[1], q.shape[2]
+    rules = partitioner.layout.activations
+    heads_axes = spec(("heads",), rules)[0]
+    local_heads = N // partitioner.axis_size(heads_axes or ())
+    make_mask = splash_attention_mask.CausalMask if sight.causal else splash_attention_mask.FullMask
+    block = min(512, T)
+    blocks = splash_attention_kernel.BlockSizes(
+        block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block, block_kv_dkv=block,
+        block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,
+    )  # fmt: skip
+    kernel = splash_attention_kernel.make_splash_mha(
+        mask=splash_attention_mask.MultiHeadMask([make_mask((T, T))] * local_heads),
+        block_sizes=blocks,
+        head_shards=1,
+        q_seq_shards=1,
+        attn_logits_soft_cap=softcap or None,
+        residual_checkpoint_name="attention_residuals",
+    )
+    repeats = N // k.shape[2]  # the kernel wants as many key heads as query heads here
+    k, v = (jnp.repeat(x, repeats, axis=2) if repeats > 1 else x for x in (k, v))
+    rows: PartitionSpec = spec(("batch", "heads", None, None), rules)
+    segment_ids = sight.segment_ids if sight.segment_ids is not None else jnp.ones(q.shape[:2], jnp.int32)
+
+    @partial(
+        jax.shard_map,
+        mesh=partitioner.mesh,
+        in_specs=(rows, rows, rows, spec(("batch", None), rules)),
+        out_specs=rows,
+        check_vma=False,  # the kernel does not say how its outputs vary over the mesh
+    )
+    def local(q_BNTH: jax.Array, k_BNSH: jax.Array, v_BNSH: jax.Array, segments: jax.Array) -> jax.Array:
+        ids = splash_attention_kernel.SegmentIds(q=segments, kv=segments)
+        return jax.vmap(kernel)(q_BNTH, k_BNSH, v_BNSH, segment_ids=ids)
+
+    out = local(*(x.transpose(0, 2, 1, 3) for x in (q, k, v)), segment_ids)
+    return out.transpose(0, 2, 1, 3)
+
+
+def platform_kernel(partitioner: Partitioner, length: int) -> str:
+    """The kernel that `auto` means on the mesh's devices: splash on TPU where the length fits its blocks, else XLA."""
+    platform = partitioner.mesh.devices.flat[0].platform
+    return "splash" if platform == "tpu" and length % 128 == 0 else "xla"
+
+
+KERNELS = ("auto", "xla", "splash")
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with grouped key-value heads, rotary positions and query-key norm as the config says."""
+
+    def __init__(self, config: Any, partitioner: Partitioner, *, rngs: nnx.Rngs):
+        D, N, K, H, dtype, std = config.d_model, config.num_heads, config.kv_heads, config.head_size, config.param_dtype, config.init_std
+        self.config, self.partitioner = config, partitioner
+        self.query = weight(rngs, (D, N, H), ("embed", "heads", "head_dim"), fan_in_normal((D,), 1, std), dtype)
+        self.key = weight(rngs, (D, K, H), ("embed", "kv", "head_dim"), fan_in_normal((D,), 1, std), dtype)
+        self.value = weight(rngs, (D, K, H), ("embed", "kv", "head_dim"), fan_in_normal((D,), 1, std), dtype)
+        out_init = fan_in_normal((N, H), 2, std, 2 * config.num_layers)
+        self.out = weight(rngs, (N, H, D), ("heads", "head_dim", "embed"), out_init, dtype)
+        if config.use_bias:
+            zeros = nnx.initializers.zeros
+            self.query_bias = weight(rngs, (N, H), ("heads", "head_dim"), zeros, dtype)
+            self.key_bias = weight(rngs, (K, H), ("kv", "head_dim"), zeros, dtype)
+            self.value_bias = weight(rngs, (K, H), ("kv", "head_dim"), zeros, dtype)
+            self.out_bias = weight(rngs, (D,), ("norm",), zeros, dtype)
+        if config.qk_norm:
+            self.query_norm = NORMS["rms"](H, dtype=dtype, rngs=rngs)
+            self.key_norm = NORMS["rms"](H, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x_BTD: jax.Array, positions_BT: jax.Array, attend: Callable[..., Any], cache: tuple[jax.Array, jax.Array] | None = None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """Gives [B, T, D] and, where a cache (k and v of [B, S, K, H]) came in, the cache with these positions written."""
+        config, constrain, dtype = self.config, self.partitioner.constrain, self.config.dtype
+        q = jnp.einsum("BTD,DNH->BTNH", x_BTD, self.query[...].astype(dtype))
+        k = jnp.einsum("BTD,DKH->BTKH", x_BTD, self.key[...].astype(dtype))
+        v = jnp.einsum("BTD,DKH->BTKH", x_BTD, self.value[...].astype(dtype))
+        if config.use_bias:
+            q, k, v = (a + b[...].astype(dtype) for a, b in ((q, self.query_bias), (k, self.key_bias), (v, self.value_bias)))
+        if config.qk_norm:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if config.positions == "rotary":
+            q, k = rotary(q, positions_BT, config.rope_theta), rotary(k, positions_BT, config.rope_theta)
+        q = constrain(q, "batch", "length", "heads", None) * (config.head_size**-0.5)
+        k, v = constrain(k, "batch", "length", "kv", None), constrain(v, "batch", "length", "kv", None)
+        if cache is not None:
+            rows = jnp.arange(k.shape[0])[:, None]
+            k, v = cache = (cache[0].at[rows, positions_BT].set(k), cache[1].at[rows, positions_BT].set(v))
+        mixed = constrain(attend(q, k, v), "batch", "length", "heads", None)
+        out = jnp.einsum("BTNH,NHD->BTD", mixed, self.out[...].astype(dtype))
+        if config.use_bias:
+            out = out + self.out_bias[...].astype(dtype)
+        return out, cache
+
+
+def attender(config: Any, partitioner: Partitioner, sight: Visibility, length: int, key_length: int) -> Callable[..., jax.Array]:
+    """`(q, k, v) -> mixed` for one forward pass. The mask is made once, outside the loop over layers."""
+    kernel = config.attention_kernel
+    if kernel == "auto":
+        kernel = platform_kernel(partitioner, length)
+    if kernel == "splash" and sight.key_slots is None:
+        return partial(splash_attention, sight=sight, softcap=config.attention_softcap, partitioner=partitioner)
+    mask = sight.mask(length, key_length)
+    return lambda q, k, v: xla_attention(q, k, v, mask, config.attention_softcap)

@@ -1,0 +1,120 @@
+"""Weights with logical dims, and the small layers every family is made of.
+
+Legend: B batch, L length, D embed, N heads, K kv heads, H head_dim, F mlp, V vocab.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pretrainx.parallel.shard import Dims
+
+Initializer = Callable[..., jax.Array]
+
+
+def normal(std: float) -> Initializer:
+    """Normal, cut at two standard deviations and rescaled so that the deviation is `std`."""
+    return nnx.initializers.truncated_normal(std / 0.87962566103423978)
+
+
+def fan_in_normal(shape: Sequence[int], num_in: int, std: float | None, num_residuals: int = 0) -> Initializer:
+    """For a weight whose first `num_in` dims are summed over: deviation 1/sqrt(fan in), so that a unit input gives a
+    unit output at any width; or a fixed `std`. What is added to the residual stream is divided by sqrt(num_residuals)
+    (GPT-2, section 2.3), so that the stream's variance does not grow with depth.
+    """
+    base = 1 / math.sqrt(math.prod(shape[:num_in])) if std is None else std
+    return normal(base / math.sqrt(max(num_residuals, 1)))
+
+
+def weight(rngs: nnx.Rngs, shape: Sequence[int], dims: Dims, init: Initializer, dtype: str) -> nnx.Param:
+    """A parameter whose every dim has a logical name: what sharding, the optimizer and reports go by."""
+    assert len(shape) == len(dims), (shape, dims)
+    return nnx.Param(init(rngs.params(), tuple(shape), jnp.dtype(dtype)), dims=dims)
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs) -> nnx.Module:
+    """`num_layers` modules as one, each weight with a leading dim `layers`: what `lax.scan` runs over."""
+    split = nnx.split_rngs(splits=num_layers)(nnx.vmap(make, in_axes=(0,), out_axes=0))
+    stacked = split(rngs)
+    for _, variable in nnx.iter_graph(stacked):
+        if isinstance(variable, nnx.Param):
+            variable.set_metadata("dims", ("layers", *variable.get_metadata("dims")))
+    return stacked
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale, in float32 (Zhang and Sennrich 2019)."""
+
+    def __init__(self, size: int, *, dtype: str, rngs: nnx.Rngs, eps: float = 1e-6):
+        self.scale = weight(rngs, (size,), ("norm",), nnx.initializers.ones, dtype)
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / deviation * scale + bias, in float32 (Ba 2016)."""
+
+    def __init__(self, size: int, *, dtype: str, rngs: nnx.Rngs, eps: float = 1e-12):
+        self.scale = weight(rngs, (size,), ("norm",), nnx.initializers.ones, dtype)
+        self.bias = weight(rngs, (size,), ("norm",), nnx.initializers.zeros, dtype)
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return (y * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+
+NORMS: dict[str, Any] = {"rms": RMSNorm, "layer": LayerNorm}
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+def rotary(x_BLNH: jax.Array, positions_BL: jax.Array, theta: float) -> jax.Array:
+    """Rotates pairs (x[i], x[i + H/2]) by position * theta^(-2i/H) (Su 2021, in the half-split form of GPT-NeoX)."""
+    half = x_BLNH.shape[-1] // 2
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions_BL[..., None, None].astype(jnp.float32) * frequency
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    first, second = x_BLNH[..., :half].astype(jnp.float32), x_BLNH[..., half:].astype(jnp.float32)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BLNH.dtype)
+
+
+class MLP(nnx.Module):
+    """Two matrices with an activation between them, or three with a gate (Shazeer 2020: SwiGLU, GeGLU)."""
+
+    def __init__(self, config: Any, *, constrain: Callable[..., jax.Array], rngs: nnx.Rngs):
+        embed, mlp, dtype, std = config.d_model, config.mlp_dim, config.param_dtype, config.init_std
+        self.gated, self.activation, self.dtype, self.constrain = config.gated_mlp, config.activation, config.dtype, constrain
+        if self.gated:
+            self.gate = weight(rngs, (embed, mlp), ("embed", "mlp"), fan_in_normal((embed,), 1, std), dtype)
+        self.up = weight(rngs, (embed, mlp), ("embed", "mlp"), fan_in_normal((embed,), 1, std), dtype)
+        self.down = weight(rngs, (mlp, embed), ("mlp", "embed"), fan_in_normal((mlp,), 1, std, 2 * config.num_layers), dtype)
+        self.biased = config.use_bias
+        if self.biased:
+            self.up_bias = weight(rngs, (mlp,), ("mlp",), nnx.initializers.zeros, dtype)
+            self.down_bias = weight(rngs, (embed,), ("norm",), nnx.initializers.zeros, dtype)
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        act = ACTIVATIONS[self.activation]
+        up = x_BLD @ self.up[...].astype(self.dtype)
+        if self.biased:
+            up = up + self.up_bias[...].astype(self.dtype)
+        hidden = act(x_BLD @ self.gate[...].astype(self.dtype)) * up if self.gated else act(up)
+        hidden = self.constrain(hidden, "batch", "length", "mlp")
+        out = hidden @ self.down[...].astype(self.dtype)
+        return out + self.down_bias[...].astype(self.dtype) if self.biased else out

@@ -1,0 +1,86 @@
+"""Corpora by name: where their files lie, which documents a split has, and how to read them. No TensorFlow.
+
+To add a corpus that ships with the project: an entry in BUILTIN. One's own corpora stand in the config's `data.corpora`.
+"""
+
+import glob
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pretrainx.core.errors import InputError, nearest
+from pretrainx.core.sections import Corpus, Data
+from pretrainx.curate import readers
+from pretrainx.curate.holdout import held_out
+from pretrainx.curate.readers import SPLIT_MARK, Counts, Document, Format
+
+SPLITS = ("train", "validation")
+BUILTIN: dict[str, Corpus] = {
+    name: Corpus(source="jsonl", files=f"data/stdlib/{name}/{SPLIT_MARK}-*.jsonl.gz")
+    for name in ("stdlib_prose", "stdlib_docstrings", "stdlib_code")
+}
+# Rates as each source's share of the bytes, rounded; docstrings are code once more, but without the code.
+MIXTURES: dict[str, dict[str, float]] = {"stdlib": {"stdlib_prose": 1.0, "stdlib_docstrings": 3.0, "stdlib_code": 16.0}}
+_BUILT_BY = {name: "tools/build_corpus.py" for name in BUILTIN}
+
+
+def known(data: Data) -> dict[str, Corpus]:
+    """All corpora that need no Python module: the built-in ones and those of the config, which win."""
+    return {**BUILTIN, **data.corpora}
+
+
+def get(name: str, data: Data) -> Corpus:
+    """The description of a corpus, checked.
+
+    Raises:
+      InputError: no corpus of this name, or its description contradicts itself.
+    """
+    corpora = known(data)
+    if name not in corpora:
+        raise InputError(f"data.mixture: unknown corpus {name!r}; {nearest(name, corpora)}")
+    corpus, where = corpora[name], f"data.corpora.{name}"
+    if not re.fullmatch(r"[A-Za-z0-9_.]+", name) or name.startswith("."):
+        raise InputError(f"{where}: a corpus name has letters, digits, '_' and '.' only, since it names a Task and a folder")
+    if not corpus.files:
+        raise InputError(f"{where}.files is empty; give a glob such as 'mine/{SPLIT_MARK}-*.jsonl.gz'")
+    if corpus.holdout and SPLIT_MARK in corpus.files:
+        raise InputError(f"{where}: holdout = {corpus.holdout} and {SPLIT_MARK} in files: keep one way to split")
+    return corpus
+
+
+def splits(name: str, corpus: Corpus) -> tuple[str, ...]:
+    """The splits that a corpus of files has: train, and validation where it is held out or has files."""
+    if SPLIT_MARK not in corpus.files:
+        return SPLITS if corpus.holdout else SPLITS[:1]
+    if not _matches(corpus, "train"):
+        split_files(name, corpus, "train")  # raises the sentence
+    return tuple(split for split in SPLITS if _matches(corpus, split))
+
+
+def split_files(name: str, corpus: Corpus, split: str) -> list[Path]:
+    """The files that a split is read from, sorted; a held-out split shares the files of train.
+
+    Raises:
+      InputError: no file matches, or one is empty.
+    """
+    built_by = f" (run {_BUILT_BY[name]} first)" if corpus == BUILTIN.get(name) and not _matches(corpus, split) else ""
+    return readers.list_files(corpus.files, split, f"data.corpora.{name}.files{built_by}")
+
+
+def documents(corpus: Corpus, split: str, path: Path, data: Data, part: tuple[int, int] = (0, 1), counts: Counts | None = None) -> Iterator[Document]:
+    """The documents of one file that belong to a split; `part` (i, n) keeps record numbers i+1, i+1+n, ... only."""
+    for document in readers.read(path, format_of(corpus, data, part), counts):
+        if SPLIT_MARK in corpus.files or held_out(document.id, corpus.holdout) == (split == "validation"):
+            yield document
+
+
+def format_of(corpus: Corpus, data: Data, part: tuple[int, int] = (0, 1)) -> Format:
+    """How the readers are to read a corpus's files."""
+    assert corpus.source != "tfds", "TFDS is read by SeqIO"
+    return Format(
+        corpus.source, corpus.text_key, corpus.id_key, corpus.document, data.encoding_errors, data.max_document_bytes, part
+    )
+
+
+def _matches(corpus: Corpus, split: str) -> bool:
+    return bool(glob.glob(corpus.files.replace(SPLIT_MARK, split), recursive=True))

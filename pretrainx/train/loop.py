@@ -1,0 +1,247 @@
+"""The training loop, on one page: load, step, report, evaluate, save, in this order and nowhere else.
+
+A checkpoint of step s holds everything after s batches; it is written after the evaluation of step s, so that a
+resumed run neither repeats nor misses one. The loader needs no saving: its state is s.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from pretrainx.core import files, logs
+from pretrainx.core.chips import peak_flops
+from pretrainx.core.errors import GuardStop, Interrupted
+from pretrainx.core.logs import log
+from pretrainx.data.loader import DIGEST_BITS, Batch, Mixture, RowBuilder, batches, open_mixture
+from pretrainx.evaluate.perplexity import evaluate
+from pretrainx.models.flops import train_flops_per_token
+from pretrainx.parallel import multihost
+from pretrainx.train import build, curves, describe, resume
+from pretrainx.train import state as states
+from pretrainx.train.build import Program
+from pretrainx.train.checkpoint import Checkpoints
+from pretrainx.train.experiment import Experiment
+from pretrainx.train.report import Reporter, keep_until
+from pretrainx.train.state import State
+
+
+@dataclass
+class Signals:
+    """SIGINT and SIGTERM ask the run to stop after the step at hand; a second one stops it at once."""
+
+    caught: str = ""
+    _old: dict[int, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> "Signals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._old[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: Any) -> None:
+        if self.caught:
+            raise Interrupted("second signal: stopped at once; the last checkpoint is whole")
+        self.caught = signal.Signals(number).name
+
+    def agreed(self) -> bool:
+        """Whether any process was asked to stop: all of them must stop after the same step."""
+        if jax.process_count() == 1:
+            return bool(self.caught)
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(self.caught)))))
+
+
+@dataclass
+class Run:
+    """A program with its folder, data and state: what the loop moves forward."""
+
+    program: Program
+    builder: RowBuilder
+    mixture: Mixture
+    held_out: Mixture | None
+    folder: Path
+    checkpoints: Checkpoints
+    facts: dict[str, Any]  # identity and config, as each checkpoint keeps them
+    state: State | None = None
+    step: int = 0
+    rows_digest: int = 0  # of all rows fed, over all processes, up to the last save; this process's own since then
+    pending: list[dict[str, float]] = field(default_factory=list)
+
+
+def prepare(experiment: Experiment, folder: Path, allowed: Iterable[str] = ()) -> Run:
+    """Everything that can fail cheaply, in order of cost: data, program, checkpoint; then the state itself."""
+    mixture = open_mixture(experiment.data, "train")
+    program, builder = build.from_mixture(experiment, mixture)
+    experiment = program.experiment
+    held_out = open_mixture(experiment.data, experiment.eval.split) if program.lengths.eval_every else None
+    lengths = program.lengths
+    checkpoints = Checkpoints(folder / "checkpoints", experiment.checkpoint.keep, lengths.keep_every)
+    identity = {
+        "model": {path: list(shape) for path, (_, shape) in program.skeleton.table().items()},
+        "vocabulary": mixture.vocabulary.sha256 or mixture.vocabulary.kind,
+        "data": mixture.data_sha256,
+    }
+    facts = {"identity": identity, "config": experiment.resolved(), "vocabulary": mixture.vocabulary.describe()}
+    facts["config"] = files.json.loads(files.json.dumps(facts["config"]))  # tuples become lists, as they do on disk
+    run = Run(program, builder, mixture, held_out, folder, checkpoints, facts)
+    latest = checkpoints.latest()
+    if latest is not None:
+        saved = checkpoints.facts(latest)
+        for line in resume.check(folder, saved, facts["config"], identity, allowed):
+            log(f"changed since the checkpoint: {line}")
+        run.step, run.pending = latest, saved["pending"]
+        run.rows_digest = int(saved["rows_sha256"], 16) if multihost.is_first() else 0
+    return run
+
+
+def to_device(program: Program, rows: np.ndarray) -> Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]:
+    """Puts this process's rows of a batch onto its devices, as part of the global batch."""
+    return lambda local: multihost.to_global(local, rows, program.experiment.train.batch_size, program.batch_shardings)
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Runs to the end (or to stop_at) and gives the closing numbers of `train --json`.
+
+    Raises:
+      Interrupted: after a signal, with all saved.
+      GuardStop: too many non-finite steps in a row, with the last good state saved.
+    """
+    program, lengths, batch_size = run.program, run.program.lengths, run.program.experiment.train.batch_size
+    experiment = program.experiment
+    if run.step >= lengths.stop_at:
+        log(f"nothing to do: {run.folder} is at step {run.step} of {lengths.steps}; its results lie there")
+    with logs_of(run) as reporter:
+        compiled = describe.compile_and_say(program, run.mixture)
+        if run.step:
+            log(f"resuming {run.folder} at step {run.step} of {lengths.steps}")
+            run.state = run.checkpoints.restore(run.step, program.abstract_state, program.state_shardings)
+        else:
+            run.state = program.init_state()
+        rows = multihost.local_rows(program.partitioner.batch(), batch_size)
+        put = to_device(program, rows)
+        scorer = program.eval_step() if run.held_out else None
+        started, first_step = time.perf_counter(), run.step
+        source: Iterator[Batch] = batches(
+            run.builder, batch_size=batch_size, local_rows=rows, start=run.step, stop=lengths.stop_at,
+            prefetch=experiment.data.prefetch, workers=experiment.data.workers,
+        )  # fmt: skip
+        reporter.restart_clock()
+        saved_at = run.step
+        metrics: dict[str, Any] = {}
+        with Signals() as signals:
+            while run.step < lengths.stop_at:
+                waiting = time.perf_counter()
+                batch = next(source)
+                waited = time.perf_counter() - waiting
+                on_device = put(batch.features)
+                jax.block_until_ready(metrics)  # at most one step runs while the next is prepared
+                run.state, metrics = compiled(run.state, on_device)
+                run.step += 1
+                run.rows_digest += batch.digest
+                reporter.step(run.step, metrics, waited)
+                bad = int(reporter.last.get("skipped_in_a_row", 0))
+                stop = signals.agreed() or bad >= experiment.train.max_bad_steps
+                last = run.step == lengths.stop_at or stop
+                if scorer and (run.step % lengths.eval_every == 0 or run.step == lengths.steps) and not stop:
+                    reporter.flush()
+                    assert run.held_out is not None
+                    found = evaluate(
+                        run.state.params, run.held_out, scorer, put, batch_size=batch_size, max_rows=experiment.eval.max_rows
+                    )
+                    log_evaluation(run.step, found)
+                    reporter.write(run.step, found)
+                    reporter.restart_clock()
+                if last or (lengths.checkpoint_every and run.step % lengths.checkpoint_every == 0):
+                    save(run, reporter)
+                    saved_at = run.step
+                    reporter.restart_clock()
+                if bad >= experiment.train.max_bad_steps:
+                    run.checkpoints.close()
+                    raise GuardStop(f"{bad} steps in a row had a loss or gradient that is not finite; the state before them is saved at step {run.step}")
+                if stop:
+                    run.checkpoints.close()
+                    raise Interrupted(f"{signals.caught or 'another process'} at step {run.step}; saved, run the same command again to go on")
+        reporter.flush()
+        if saved_at != run.step:
+            save(run, reporter)
+        run.checkpoints.close()
+        seconds = time.perf_counter() - started
+    draw(run)
+    return {
+        "step": run.step,
+        "loss": reporter.last.get("loss"),
+        "tokens": run.step * batch_size * experiment.data.sequence_length,
+        "seconds": seconds,
+        "tokens_per_second": (run.step - first_step) * batch_size * experiment.data.sequence_length / max(seconds, 1e-9),
+        "skipped": int(run.state.skipped),
+        "params": program.skeleton.num_params,
+        "state_sha256": states.sha256(run.state),
+        "rows_sha256": total_rows(run),
+        "workdir": str(run.folder),
+    }
+
+
+def total_rows(run: Run) -> str:
+    """The hash over every row fed since step 0, the same however many processes fed them."""
+    return f"{multihost.sum_over_processes(run.rows_digest, DIGEST_BITS):064x}"
+
+
+def save(run: Run, reporter: Reporter) -> None:
+    reporter.flush()
+    assert run.state is not None
+    facts = run.facts | {"pending": reporter.pending, "rows_sha256": total_rows(run)}
+    run.checkpoints.save(run.state, run.step, facts)
+
+
+def log_evaluation(step: int, found: dict[str, float]) -> None:
+    shown = [f"{k.removeprefix('eval/').removesuffix('/bits_per_byte')} {v:.4f}" for k, v in found.items() if k.endswith("/bits_per_byte")]
+    if shown:
+        log(f"step {step} evaluation, bits per byte: " + ", ".join(shown))
+    else:
+        log(f"step {step} evaluation, loss: " + ", ".join(f"{k.split('/')[1]} {v:.4f}" for k, v in found.items() if k.endswith("/loss")))
+
+
+def draw(run: Run) -> None:
+    """The curves, on the first process. A picture that fails never spoils a run."""
+    if multihost.is_first():
+        try:
+            curves.draw(run.folder / "metrics.jsonl", run.folder / "curves.png")
+        except Exception as error:
+            log(f"warning: curves.png was not drawn: {error}")
+
+
+@contextmanager
+def logs_of(run: Run) -> Iterator[Reporter]:
+    """The run's folder files and its reporter; only the first process writes."""
+    program, first = run.program, multihost.is_first()
+    experiment = program.experiment
+    tokens = experiment.train.batch_size * experiment.data.sequence_length
+    if first:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        logs.tee(run.folder / "log.txt")
+        keep_until(run.folder / "metrics.jsonl", run.step)
+        files.write_json(run.folder / "config.json", run.facts["config"])
+        run.mixture.vocabulary.save(run.folder)
+        files.write_json(run.folder / "manifest.json", describe.manifest(run.mixture, run.facts))
+    devices = program.partitioner.mesh.devices.flat
+    peak = peak_flops(devices[0].device_kind)
+    reporter = Reporter(
+        run.folder if first else None, every=program.lengths.log_every, total=program.lengths.steps, tokens_per_step=tokens,
+        flops_per_step=tokens * train_flops_per_token(experiment.model, experiment.data.sequence_length),
+        peak=peak * len(devices) if peak else None, tensorboard=experiment.log.tensorboard,
+    )  # fmt: skip
+    reporter.pending = list(run.pending)
+    try:
+        yield reporter
+    finally:
+        reporter.close()

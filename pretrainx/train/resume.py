@@ -1,0 +1,51 @@
+"""What may differ between a run and its resumption: shown, and refused where it would change the run in silence."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pretrainx.core.config import leaves
+from pretrainx.core.errors import InputError
+
+# Changes that leave data, model and arithmetic as they were, or that move arrays without changing them.
+FREE = (
+    "mesh.", "layout", "checkpoint.", "eval.", "log.", "train.stop_at", "train.max_bad_steps", "data.prefetch", "data.workers",
+    "data.cache_dir", "data.module", "data.corpora", "data.cache_shards", "data.max_document_bytes", "data.encoding_errors",
+    "data.vocabulary", "model.attention_kernel", "train.remat", "model.remat", "model.scan_layers", "model.loss_chunks",
+)  # fmt: skip
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """{path: (old, new)} of the leaves that differ."""
+    before, after = leaves(old), leaves(new)
+    return {p: (before.get(p), after.get(p)) for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p)}
+
+
+def check(folder: Any, facts: dict[str, Any], resolved: dict[str, Any], identity: dict[str, Any], allowed: Iterable[str]) -> list[str]:
+    """Lines that show what changed and is accepted.
+
+    `identity` holds hashes and tables (model, vocabulary, data) that must be those of the checkpoint.
+
+    Raises:
+      InputError: the checkpoint is of another model, vocabulary or data, or a leaf changed that changes the run.
+    """
+    allowed = tuple(allowed)
+    for what in ("model", "vocabulary", "data"):
+        old, new = facts["identity"][what], identity[what]
+        if old != new and not (what == "data" and "data" in allowed):
+            detail = f" ({_first(old, new)})" if isinstance(old, dict) else f" (sha256 {old[:12]}, now {new[:12]})"
+            raise InputError(f"{folder} holds a checkpoint of another {what}{detail}; use another --workdir, or the config of that run")
+    lines = []
+    for path, (old, new) in difference(facts["config"], resolved).items():
+        line = f"{path}: {old!r} -> {new!r}"
+        if not path.startswith(FREE) and not any(path == a or path.startswith(a + ".") for a in allowed):
+            raise InputError(
+                f"{folder}: the run was started with another config, {line}; this changes the run, so name it to go on: "
+                f"--allow_change={path} (or use another --workdir)"
+            )
+        lines.append(line)
+    return lines
+
+
+def _first(old: dict[str, Any], new: dict[str, Any]) -> str:
+    path = next(p for p in sorted(old.keys() | new.keys()) if old.get(p) != new.get(p))
+    return f"{path} is {old.get(path, 'absent')} there and {new.get(path, 'absent')} here"

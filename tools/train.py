@@ -1,0 +1,39 @@
+"""Trains the experiment of a config file; run again, it goes on where it was."""
+
+import argparse
+from pathlib import Path
+
+from pretrainx.core import cli, files
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python tools/train.py --config=configs/quickstart.py --config.train.steps=200 --workdir=runs/short",
+    )
+    cli.add_config_flags(parser)
+    parser.add_argument("--workdir", type=Path, help="folder of the run (default: runs/<config name>)")
+    parser.add_argument("--json", action="store_true", help="print the closing numbers as one JSON object on stdout")
+    parser.add_argument("--allow_change", action="append", default=[], metavar="PATH", help="a config path that may differ on resume")
+    parser.add_argument("--coordinator", help="address:port of process 0 of a multi-process run, or 'auto' on a pod")
+    parser.add_argument("--num_processes", type=int, help="processes of a multi-process run")
+    parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
+    args, config = cli.parse_config_args(parser, argv)
+
+    from pretrainx.parallel import multihost  # JAX is imported only when the command line is right
+    from pretrainx.train import experiment, loop
+
+    checked = experiment.load(config)
+    multihost.start(args.coordinator, args.num_processes, args.process_id)
+    folder = args.workdir or Path("runs") / config.name
+    lock = files.locked(folder) if multihost.is_first() else None
+    if lock:
+        lock.__enter__()  # held until the process ends, however it ends
+    result = loop.train(loop.prepare(checked, folder, args.allow_change))
+    if args.json and multihost.is_first():
+        cli.print_json(result)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
