@@ -1,7 +1,6 @@
 """Builds the default corpus out of Python's own standard library: prose, docstrings and code, with files held out."""
 
 import argparse
-import json
 from pathlib import Path
 
 from pretrainx.core import cli
@@ -17,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("data/stdlib"), help="folder to write to (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the manifest as one JSON object on the last line of stdout")
-    arguments = parser.parse_args(argv)
+    arguments = cli.parse_args(parser, argv)
     manifest, written = stdlib.build(arguments.out)
     totals = stdlib.totals(manifest)
     for source, splits in totals.items():
@@ -25,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         log(f"{source:<18} {counts}")
     log(f"default corpus of Python {manifest['python']} {'written to' if written else 'is there and unchanged:'} {arguments.out}")
     if arguments.json:
-        print(json.dumps({"written": written, "totals": totals, **manifest}))
+        cli.print_json({"written": written, "totals": totals, **manifest})
     return 0
 
 

@@ -47,7 +47,7 @@ watch_pip() {
   local pid=$1 log=$2 start=$SECONDS shown=$SECONDS step
   while kill -0 "$pid" 2>/dev/null; do
     sleep 1
-    step=$(grep -oE '^ *(Collecting|Downloading|Building|Installing) [^ ]+' "$log" | tail -n 1 | sed 's/^ *//' | cut -c 1-70 || true)
+    step=$(grep -E '^ *(Collecting|Downloading|Building|Installing) ' "$log" | tail -n 1 | sed 's/^ *//' | cut -c 1-70 || true)
     if [[ -t 2 ]]; then
       printf '\r\033[2K  %4ds  %s' $((SECONDS - start)) "$step" >&2
     elif ((SECONDS - shown >= 15)); then

@@ -1,11 +1,13 @@
 """Trains a SentencePiece vocabulary on the train split of a config's corpora, or on files. Equal input, equal bytes."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from pretrainx.core import cli, files
+from pretrainx.core import cli, config, files
 from pretrainx.core.errors import InputError
 from pretrainx.core.logs import log
 from pretrainx.core.sections import Corpus, Data
@@ -26,21 +28,31 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     cli.add_config_flags(parser)
-    parser.add_argument("--input", nargs="+", metavar="GLOB", help="files instead of a config: .txt .md .py (a file is a document), .jsonl[.gz|.zst], .parquet")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        metavar="GLOB",
+        help="files instead of a config: .txt .md .py (a file is a document), .jsonl[.gz|.zst], .parquet",
+    )
     parser.add_argument("--out", type=Path, help="model file to write; with --config, by default its data.vocabulary")
     parser.add_argument("--size", type=int, default=2048, help="number of pieces, special ones included (default: %(default)s)")
     parser.add_argument("--model_type", choices=["bpe", "unigram"], default="bpe", help="default: %(default)s")
-    parser.add_argument("--pieces", choices=["free", "words"], default="free", help="may pieces cross words and lines (default: %(default)s)")
-    parser.add_argument("--sample_mb", type=float, default=8.0, help="text to train on, shared out by the mixture's rates (default: %(default)s)")
+    parser.add_argument(
+        "--pieces", choices=["free", "words"], default="free", help="may pieces cross words and lines (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sample_mb", type=float, default=8.0, help="text to train on, shared out by the mixture's rates (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line of stdout")
     arguments, data, rates = _parse(parser, argv)
 
     inputs = {
-        name: [[str(p), files.sha256_file(p)] for p in corpora.split_files(name, corpora.get(name, data), "train")] for name in sorted(rates)
+        name: [[str(p), files.sha256_file(p)] for p in corpora.split_files(name, corpora.get(name, data), "train")]
+        for name in sorted(rates)
     }
     sample_bytes = int(arguments.sample_mb * 1e6)
     made_from = training.made_from(
-        {"files": inputs, "rates": rates, "corpora": {n: repr(corpora.get(n, data)) for n in rates}, "encoding_errors": data.encoding_errors},
+        {"files": inputs, "rates": rates, "read": [[repr(corpora.get(n, data)), data.encoding_errors] for n in sorted(rates)]},
         arguments.size, arguments.model_type, arguments.pieces, sample_bytes,
     )  # fmt: skip
     sidecar = arguments.out.with_name(arguments.out.name + ".json")
@@ -63,7 +75,10 @@ def main(argv: list[str] | None = None) -> int:
     assert result is not None
     for name, value in result["bytes_per_token"].items():
         changed = result["documents_changed"][name]
-        log(f"{name:<20} {value:.3f} bytes per token" + (f", {changed} documents do not come back equal (they hold U+2581)" if changed else ""))
+        log(
+            f"{name:<20} {value:.3f} bytes per token"
+            + (f", {changed} documents do not come back equal (they hold U+2581)" if changed else "")
+        )
     log(f"vocabulary {'written to' if written else 'is there and unchanged:'} {arguments.out} (sha256 {result['sha256'][:12]})")
     if arguments.json:
         cli.print_json({"written": written, "file": str(arguments.out), **result})
@@ -72,14 +87,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, Data, dict[str, float]]:
     """The arguments, the data section, and the rate of each corpus to read."""
-    words = argv if argv is not None else None
-    rest, overrides = cli.split_overrides(__import__("sys").argv[1:] if words is None else words)
-    arguments = cli.parse_args(parser, rest)
+    words, overrides = cli.split_overrides(sys.argv[1:] if argv is None else argv)
+    arguments = cli.parse_args(parser, words)
     if bool(arguments.input) == bool(arguments.config):
         raise InputError("give either --config=FILE or --input GLOB ..., one of the two")
     if arguments.config:
-        arguments, config = cli.parse_config_args(parser, argv)
-        data = config.section("data", Data)
+        data = config.load(arguments.config, overrides).section("data", Data)
         if arguments.out is None and data.vocabulary.endswith(".model"):
             arguments.out = Path(data.vocabulary)
         rates: dict[str, float] = {}
@@ -115,7 +128,7 @@ def _first(texts: Iterator[str], limit: int) -> Iterator[str]:
             return
 
 
-def _finished(out: Path, sidecar: Path, made_from: str) -> dict | None:
+def _finished(out: Path, sidecar: Path, made_from: str) -> dict[str, Any] | None:
     """The sidecar of a model that is there and was made from these inputs."""
     if not (out.exists() and sidecar.exists()):
         return None

@@ -7,6 +7,7 @@ surrogates are replaced by U+FFFD and counted, or refused, as the policy says. N
 
 import glob
 import gzip
+import io
 import json
 import re
 import zlib
@@ -144,7 +145,9 @@ def _read_parquet(path: Path, form: Format, counts: Counts) -> Iterator[Document
             kind = table.schema_arrow.field(form.text_key).type
             if pa.types.is_dictionary(kind):
                 kind = kind.value_type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            if not (
+                pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+            ):
                 raise InputError(f"{path}: column {form.text_key!r} is {kind}, and text (string or binary) is wanted")
             columns = [form.text_key] + [form.id_key] * (form.id_key in known and form.id_key != form.text_key)
             for batch in table.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
@@ -155,7 +158,9 @@ def _read_parquet(path: Path, form: Format, counts: Counts) -> Iterator[Document
                     number += 1
                     if _mine(form, number):
                         yield from _document(name, text.as_py(), path, number, form, counts)
-    except pa.ArrowException as error:
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:  # damaged pages come as OSError
         raise InputError(f"{path}, after record {number}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
 
 
@@ -167,8 +172,40 @@ def _open(path: Path) -> IO[bytes]:
             import zstandard
         except ImportError:
             raise InputError(f"{path}: .zst files need one more package: pip install zstandard") from None
-        return zstandard.open(path, "rb")
+        return io.BufferedReader(_Zstandard(open(path, "rb"), zstandard.ZstdDecompressor()))
     return open(path, "rb")
+
+
+class _Zstandard(io.RawIOBase):
+    """A decompressed stream whose early end is an error: the package's own reader takes it for the end of the text."""
+
+    def __init__(self, stream: IO[bytes], decompressor: Any):
+        self._stream, self._new, self._ready = stream, decompressor.decompressobj, b""
+        self._frame = self._new()
+        self._whole = True  # no frame is begun
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            data = self._frame.unused_data if self._frame.eof else b""
+            data = data or self._stream.read(1 << 14)
+            if not data:
+                if not self._whole:
+                    raise EOFError("it ends inside a compressed frame")
+                return 0
+            if self._frame.eof:
+                self._frame = self._new()
+            self._ready = self._frame.decompress(data)
+            self._whole = self._frame.eof
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def _guarded(act: Callable[[], bytes], path: Path, done: int) -> bytes:

@@ -89,7 +89,7 @@ def build(out: Path, root: Path | None = None) -> tuple[dict[str, Any], bool]:
             return found, False
         sources = {
             "stdlib_prose": topics,
-            "stdlib_docstrings": [(name, found) for name, text in named if (found := docstrings(text))],
+            "stdlib_docstrings": [(name, joined) for name, text in named if (joined := docstrings(text))],
             "stdlib_code": named,
         }
         manifest: dict[str, Any] = {
@@ -100,11 +100,7 @@ def build(out: Path, root: Path | None = None) -> tuple[dict[str, Any], bool]:
             for name, text in pairs:
                 splits["validation" if held_out(name, HOLDOUT, SALT) else "train"].append((name, text))
             manifest["sources"][source] = {
-                split: [
-                    _write(out, f"{source}/{split}-{i:05d}.jsonl.gz", some)
-                    for i in range(count)
-                    if (some := chosen[i::count])
-                ]
+                split: [_write(out, f"{source}/{split}-{i:05d}.jsonl.gz", some) for i in range(count) if (some := chosen[i::count])]
                 for split, chosen in splits.items()
                 for count in [SHARDS[source] if split == "train" else 1]
             }

@@ -13,6 +13,7 @@ is one long token stream, cut into records of `BLOCK` tokens in ArrayRecord shar
 A document's last token is the vocabulary's end-of-document token, so streams concatenate without loss.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,8 +58,19 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
-def write_shard(folder: Path, index: int, documents: Iterable[CachedDocument], features: Sequence[str], vocab_size: int) -> dict[str, Any]:
+def write_shard(
+    folder: Path,
+    index: int,
+    documents: Iterable[CachedDocument],
+    features: Sequence[str],
+    vocab_size: int,
+    made_from: str = "",
+    counts: dict[str, int] | None = None,
+) -> dict[str, Any]:
     """Writes one shard and returns its summary (as in its .json). A killed writer leaves no shard behind.
+
+    `made_from` is the hash of what the shard depends on, for whoever asks whether it is still good. `counts` is read
+    when the documents have run out: what their giver met on the way.
 
     Raises:
       InputError: a token id outside the vocabulary, naming the document.
@@ -101,8 +113,9 @@ def write_shard(folder: Path, index: int, documents: Iterable[CachedDocument], f
             if held[feature] >= 64 * BLOCK:
                 flush(feature, everything=False)
         num_bytes.append(document.num_bytes)
-        line = f"{document.id}\t{document.origin}".replace("\n", " ").encode("utf-8", "replace")
-        names += line + b"\n"
+        # a tab parts the two and a newline ends the line, so neither may hold one
+        line = "\t".join(" ".join(part.splitlines()).replace("\t", " ") for part in (document.id, document.origin))
+        names += line.encode("utf-8", "replace") + b"\n"
         name_ends.append(len(names))
     for feature in features:
         flush(feature, everything=True)
@@ -118,9 +131,32 @@ def write_shard(folder: Path, index: int, documents: Iterable[CachedDocument], f
         "num_tokens": {f: (ends[f][-1] if ends[f] else 0) for f in features},
         "tokens_sha256": {f: hashes[f].hexdigest() for f in features},
         "ids_sha256": files.sha256_bytes(bytes(names)),
+        "made_from": made_from,
+        "counts": dict(counts or {}),
+        "sizes": {path.name: _synced_size(path) for path in sorted(folder.glob(f"{stem}.*"))},
     }
     files.write_json(folder / f"{stem}.json", summary)
     return summary
+
+
+def finished_shard(folder: Path, index: int, made_from: str) -> dict[str, Any] | None:
+    """The summary of a shard that is there, whole, and made from this; None where it must be made."""
+    path = folder / f"shard-{index:05d}.json"
+    if not path.exists():
+        return None
+    try:
+        summary = files.read_json(path, "cache shard")
+    except InputError:  # cut off: as good as absent
+        return None
+    sizes = {name: (folder / name).stat().st_size if (folder / name).exists() else -1 for name in summary.get("sizes", {})}
+    return summary if summary.get("made_from") == made_from and sizes and sizes == summary["sizes"] else None
+
+
+def _synced_size(path: Path) -> int:
+    """The file's size, once it is on the disk: after a power cut a shard's .json must not outlive its data."""
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
+        return os.fstat(stream.fileno()).st_size
 
 
 def write_manifest(

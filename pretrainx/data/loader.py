@@ -11,6 +11,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from pretrainx.core import files, plugins
 from pretrainx.core.errors import InputError
@@ -46,6 +47,7 @@ class Mixture:
     vocabulary: Vocabulary
     seed: int
     sequence_length: int
+    options: dict[str, dict[str, Any]]  # arguments by objective name
 
     @property
     def objectives(self) -> dict[str, Objective]:
@@ -54,9 +56,9 @@ class Mixture:
 
     @property
     def data_sha256(self) -> str:
-        """The hash of everything that decides a row's content: tokens, objectives, lengths, rates and seed."""
+        """The hash of everything that decides a row's content: tokens, objectives and their arguments, lengths, rates and seed."""
         parts = [[s.name, s.rate, s.windows.cache.manifest["data_sha256"]] for s in self.sources]
-        return files.sha256_json([parts, self.vocabulary.sha256, self.seed, self.sequence_length])
+        return files.sha256_json([parts, self.vocabulary.sha256, self.seed, self.sequence_length, self.options])
 
     def order(self) -> Order:
         return Order(self.seed, [s.name for s in self.sources], [s.rate for s in self.sources], [len(s.windows) for s in self.sources])
@@ -90,7 +92,10 @@ def open_mixture(data: Data, split: str) -> Mixture:
         Source(f"{corpus}:{name}", corpus, name, objectives[name], Windows(caches[corpus], objectives[name].window_length), rate)
         for (corpus, name), rate in sorted(rates.items())
     )
-    return Mixture(sources, first[1].vocabulary, data.seed, data.sequence_length)
+    for source in sources:
+        if not len(source.windows):
+            raise InputError(f"data.mixture: {source.corpus!r} has no tokens in its split {split!r}; look at its files, or leave it out")
+    return Mixture(sources, first[1].vocabulary, data.seed, data.sequence_length, data.objectives)
 
 
 def make_objective(name: str, data: Data, vocabulary: Vocabulary) -> Objective:
@@ -193,5 +198,7 @@ def batches(
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     dataset = grain.MapDataset.source(steps).slice(slice(start, stop)).to_iter_dataset(options)
     if workers:
+        if not flags.FLAGS.is_parsed():  # Grain reads absl flags here, which our command line does not use
+            flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch))
     return iter(dataset)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -93,6 +94,14 @@ class Order:
         self.block = max(1024, 1 << (int(4 * total / min(exact))).bit_length())
         self._assignment = lru_cache(maxsize=4)(self._assign)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the blocks held in memory, which cannot travel to a reader process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_assignment"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._assignment = lru_cache(maxsize=4)(self._assign)
+
     def counts(self, blocks: int) -> list[int]:
         """Rows of each source in the first `blocks` blocks."""
         n = blocks * self.block
@@ -133,9 +142,12 @@ class Order:
     def find(self, source: int, window: int, before_row: int) -> list[int]:
         """The row numbers below `before_row` that read this window of this source: one an epoch."""
         found = []
-        for epoch in range(self.counts(-(-before_row // self.block))[source] // self.num_windows[source] + 1):
+        assigned = self.counts(-(-before_row // self.block))[source]  # rows of this source in the blocks looked at
+        for epoch in range(-(-assigned // self.num_windows[source])):
             within = int(self.permutation(source, epoch).inverse(np.asarray([window]))[0])
             position = epoch * self.num_windows[source] + within
+            if position >= assigned:  # the last epoch may end before it comes to this window
+                break
             low, high = 0, -(-before_row // self.block)  # the block that holds it, by bisection on exact counts
             while low < high:
                 middle = (low + high) // 2

@@ -96,8 +96,7 @@ def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array, sight: Visibility
 
 def platform_kernel(partitioner: Partitioner, length: int) -> str:
     """The kernel that `auto` means on the mesh's devices: splash on TPU where the length fits its blocks, else XLA."""
-    platform = partitioner.mesh.devices.flat[0].platform
-    return "splash" if platform == "tpu" and length % 128 == 0 else "xla"
+    return "splash" if partitioner.platform == "tpu" and length % 128 == 0 else "xla"
 
 
 KERNELS = ("auto", "xla", "splash")

@@ -104,6 +104,7 @@ class Outputs:
     hidden: jax.Array
     logits: Callable[[jax.Array], jax.Array]
     chunks: int = 1
+    gather_targets: bool = False  # see objectives/losses.py
 
 
 class Block(nnx.Module):
@@ -207,7 +208,13 @@ class Transformer(nnx.Module):
         attend = attender(self.config, self.partitioner, sight, length, length)
         hidden, _ = self.run_blocks(self.embed(batch), batch["positions"], attend)
         hidden = hidden if self.config.post_norm else self.final_norm(hidden)
-        return Outputs(hidden, self.logits, self.config.loss_chunks)
+        return Outputs(hidden, self.logits, self.config.loss_chunks, self.gather_targets)
+
+    @property
+    def gather_targets(self) -> bool:
+        """Whether a loss does best to pick targets by index: on a CPU, where no device holds a part of the vocabulary."""
+        axes = self.partitioner.layout.activations.get("vocab", ())
+        return self.partitioner.platform == "cpu" and self.partitioner.axis_size(axes) == 1
 
     def empty_cache(self, batch_size: int, length: int) -> tuple[jax.Array, jax.Array]:
         """Keys and values of no tokens yet: two arrays [layers, B, S, K, H]."""

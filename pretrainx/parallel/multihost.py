@@ -8,6 +8,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
+from pretrainx.core.errors import InputError
+
 HEARTBEAT_TIMEOUT_S = 30  # how long a lost process goes unnoticed; jax's default is 100
 
 
@@ -15,7 +17,13 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     """Joins this process to the run. Without a coordinator it is alone, or finds its pod by JAX's own detection when
     the address is "auto" (TPU pods, SLURM, Kubernetes)."""
     if coordinator is None:
+        if num_processes is not None or process_id is not None:
+            raise InputError("--num_processes and --process_id need --coordinator=ADDRESS:PORT, the address of process 0")
         return
+    if coordinator != "auto" and not (num_processes and process_id is not None and 0 <= process_id < num_processes):
+        raise InputError(
+            f"--coordinator={coordinator} needs --num_processes=N and --process_id from 0 to N - 1; found {num_processes} and {process_id}"
+        )
     if jax.config.jax_platforms in (None, "", "cpu"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if coordinator == "auto":

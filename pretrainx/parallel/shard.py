@@ -58,6 +58,11 @@ class Partitioner:
         return NamedSharding(self.mesh, spec(("batch",) + (None,) * (ndim - 1), self.layout.activations))
 
     @property
+    def platform(self) -> str:
+        """Of the mesh's devices, which in a plan are not the ones that are here: "cpu", "gpu" or "tpu"."""
+        return self.mesh.devices.flat[0].platform
+
+    @property
     def batch_shards(self) -> int:
         return self.axis_size(self.layout.activations.get("batch", ()))
 

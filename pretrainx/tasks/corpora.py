@@ -15,12 +15,11 @@ from pretrainx.curate.holdout import held_out
 from pretrainx.curate.readers import SPLIT_MARK, Counts, Document, Format
 
 SPLITS = ("train", "validation")
+PREPROCESS_VERSION = 1  # of what the pre-cache steps in `preprocess` put out: another number rebuilds the caches
 BUILTIN: dict[str, Corpus] = {
     name: Corpus(source="jsonl", files=f"data/stdlib/{name}/{SPLIT_MARK}-*.jsonl.gz")
     for name in ("stdlib_prose", "stdlib_docstrings", "stdlib_code")
 }
-# Rates as each source's share of the bytes, rounded; docstrings are code once more, but without the code.
-MIXTURES: dict[str, dict[str, float]] = {"stdlib": {"stdlib_prose": 1.0, "stdlib_docstrings": 3.0, "stdlib_code": 16.0}}
 _BUILT_BY = {name: "tools/build_corpus.py" for name in BUILTIN}
 
 
@@ -67,7 +66,9 @@ def split_files(name: str, corpus: Corpus, split: str) -> list[Path]:
     return readers.list_files(corpus.files, split, f"data.corpora.{name}.files{built_by}")
 
 
-def documents(corpus: Corpus, split: str, path: Path, data: Data, part: tuple[int, int] = (0, 1), counts: Counts | None = None) -> Iterator[Document]:
+def documents(
+    corpus: Corpus, split: str, path: Path, data: Data, part: tuple[int, int] = (0, 1), counts: Counts | None = None
+) -> Iterator[Document]:
     """The documents of one file that belong to a split; `part` (i, n) keeps record numbers i+1, i+1+n, ... only."""
     for document in readers.read(path, format_of(corpus, data, part), counts):
         if SPLIT_MARK in corpus.files or held_out(document.id, corpus.holdout) == (split == "validation"):
@@ -77,9 +78,7 @@ def documents(corpus: Corpus, split: str, path: Path, data: Data, part: tuple[in
 def format_of(corpus: Corpus, data: Data, part: tuple[int, int] = (0, 1)) -> Format:
     """How the readers are to read a corpus's files."""
     assert corpus.source != "tfds", "TFDS is read by SeqIO"
-    return Format(
-        corpus.source, corpus.text_key, corpus.id_key, corpus.document, data.encoding_errors, data.max_document_bytes, part
-    )
+    return Format(corpus.source, corpus.text_key, corpus.id_key, corpus.document, data.encoding_errors, data.max_document_bytes, part)
 
 
 def _matches(corpus: Corpus, split: str) -> bool:

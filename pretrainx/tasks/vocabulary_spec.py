@@ -84,7 +84,9 @@ def _sentencepiece(path: Path, sentinels: int) -> Vocabulary:
 
 def _round_trips(model: object) -> bool:
     """Whether a model gives back every text (but for U+2581, which SentencePiece itself uses for the space)."""
-    probe = " a  b\n\tc\r\n  \u00e9 \ufb01 \u2126 \u212b \x00\U0001f600 \uff21 "  # what normalisation or a missing byte fallback would change
+    probe = (
+        " a  b\n\tc\r\n  \u00e9 \ufb01 \u2126 \u212b \x00\U0001f600 \uff21 "  # what normalisation or a missing byte fallback would change
+    )
     return model.decode(model.encode(probe)) == probe  # type: ignore[attr-defined]
 
 

@@ -30,7 +30,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep, keep_period=keep_every or None, read_only=read_only, create=not read_only
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS) if self.folder.exists() else None
+        # The first process makes the folder; another must not conclude from being early that there is none.
+        there = not read_only or self.folder.exists()
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS) if there else None
 
     def latest(self) -> int | None:
         return self._manager.latest_step() if self._manager else None

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from pretrainx.core import files
 from pretrainx.core.logs import duration, live, log
 from pretrainx.train.tensorboard import EventWriter
 
@@ -24,7 +25,7 @@ def keep_until(path: Path, step: int) -> None:
             continue
         if row.get("step", 0) <= step:
             kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+    files.write_bytes(path, "".join(kept).encode())  # at once: a run may be killed here too
 
 
 class Reporter:

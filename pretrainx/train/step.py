@@ -40,7 +40,7 @@ def make_train_step(
     def losses(params: Params, batch: Batch, weights: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         outputs = skeleton.merge(params)(batch)
         parts = {
-            name: objective.loss(outputs, rows_of(batch, number, len(numbered))).total / jnp.maximum(weights[name], 1.0)
+            name: objective.loss(outputs, rows_of(batch, number, len(numbered))).total / jnp.where(weights[name] > 0, weights[name], 1.0)
             for number, (name, objective) in numbered
         }
         return sum((loss_weights.get(n, 1.0) * v for n, v in parts.items()), jnp.zeros(())), parts

@@ -1,5 +1,6 @@
 """TensorBoard event files without TensorFlow: scalars as TFRecords of Event protobufs."""
 
+import math
 import struct
 import time
 from pathlib import Path
@@ -32,10 +33,17 @@ def _field(number: int, wire: int, payload: bytes) -> bytes:
     return _varint(number << 3 | wire) + (_varint(len(payload)) if wire == 2 else b"") + payload
 
 
+def _float32(value: float) -> bytes:
+    try:
+        return struct.pack("<f", value)
+    except OverflowError:  # the perplexity of a model that knows nothing
+        return struct.pack("<f", math.copysign(math.inf, value))
+
+
 def event(step: int, scalars: dict[str, float], wall_time: float) -> bytes:
     """An Event: wall_time = 1, step = 2, summary = 5 {value = 1 {tag = 1, simple_value = 2}}."""
     values = b"".join(
-        _field(1, 2, _field(1, 2, tag.encode()) + _field(2, 5, struct.pack("<f", value))) for tag, value in scalars.items()
+        _field(1, 2, _field(1, 2, tag.encode()) + _field(2, 5, _float32(value))) for tag, value in scalars.items()
     )
     return _field(1, 1, struct.pack("<d", wall_time)) + _field(2, 0, _varint(step)) + _field(5, 2, values)
 

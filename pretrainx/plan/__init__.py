@@ -1,0 +1,1 @@
+"""Foresight: the real training step compiled for hardware that is not there."""

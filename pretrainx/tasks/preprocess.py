@@ -1,0 +1,26 @@
+"""Pre-cache steps of a Task over {"text", "id", "origin"}: what they put out is what the token cache keeps.
+
+Whoever changes that raises `corpora.PREPROCESS_VERSION`.
+"""
+
+from collections.abc import Mapping
+
+import seqio
+import tensorflow as tf
+
+
+def keep_text(dataset: tf.data.Dataset, text_key: str) -> tf.data.Dataset:
+    """Examples of somebody else's source as {"text"}: the one feature that is text."""
+    return dataset.map(lambda example: {"text": example[text_key]}, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def tokenize_text(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:
+    """Adds `targets` (ids of `text`, no special tokens) and `num_bytes` (UTF-8 bytes of `text`), drops `text`."""
+    encode = output_features["targets"].vocabulary.encode_tf
+
+    def tokenize(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        rest = {key: value for key, value in example.items() if key != "text"}
+        text = example["text"]
+        return {**rest, "targets": encode(text), "num_bytes": tf.cast(tf.strings.length(text), tf.int64)}
+
+    return dataset.map(tokenize, num_parallel_calls=tf.data.AUTOTUNE)

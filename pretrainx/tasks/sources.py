@@ -1,0 +1,119 @@
+"""SeqIO sources built on our readers: files of any format that `curate.readers` knows, and Python functions.
+
+Their examples are {"text", "id", "origin"}. What the reader has to say against the input (an InputError) would reach
+a caller of tf.data only as the text of a TensorFlow error: it is kept in `failure`, to be raised as itself.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from pretrainx.core.errors import InputError, nearest
+from pretrainx.core.sections import Corpus, Data
+from pretrainx.curate.readers import Counts, Document
+from pretrainx.tasks import corpora
+
+Read = Callable[[str, str, tuple[int, int], Counts], Iterable[Document]]  # split, shard, (i, n) of its records, counts
+SIGNATURE = {key: tf.TensorSpec((), tf.string) for key in ("text", "id", "origin")}
+
+
+class DocumentSource(seqio.DataSource):
+    """A source over shards (files, say), each of which `read` turns into documents, whole or every n-th record."""
+
+    def __init__(self, shards: Mapping[str, Sequence[str]], read: Read):
+        super().__init__(splits=tuple(shards))
+        self._shards, self._read = {split: list(names) for split, names in shards.items()}, read
+        self.counts = Counts()
+        self.failure: InputError | None = None
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    def list_shards(self, split: str) -> list[str]:
+        if split not in self._shards:
+            raise InputError(f"unknown split {split!r}; {nearest(split, self._shards)}")
+        return self._shards[split]
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: Any,
+    ) -> tf.data.Dataset:
+        """Shard i of n: every n-th file where there are as many files, else every n-th record of each file."""
+        names, part = self.list_shards(split), (0, 1)
+        if shard_info is not None and shard_info.num_shards > 1:
+            if len(names) >= shard_info.num_shards:
+                names = names[shard_info.index :: shard_info.num_shards]
+            else:
+                part = (shard_info.index, shard_info.num_shards)
+        order = tf.data.Dataset.from_tensor_slices(names)
+        if shuffle and len(names) > 1:
+            order = order.shuffle(len(names), seed=seed)
+        return order.flat_map(
+            lambda name: tf.data.Dataset.from_generator(
+                lambda n: self._examples(split, n.decode(), part), args=(name,), output_signature=SIGNATURE
+            )
+        )
+
+    def _examples(self, split: str, name: str, part: tuple[int, int]) -> Iterator[dict[str, bytes]]:
+        self.failure = None
+        try:
+            for document in self._read(split, name, part, self.counts):
+                yield {key: getattr(document, key).encode("utf-8", "replace") for key in ("text", "id", "origin")}
+        except InputError as error:
+            self.failure = error
+            raise
+
+
+def from_corpus(name: str, data: Data) -> seqio.DataSource:
+    """The source of a corpus that a config describes, or of a built-in one."""
+    corpus = corpora.get(name, data)
+    if corpus.source == "tfds":
+        return from_tfds(corpus)
+    files = {split: [str(p) for p in corpora.split_files(name, corpus, split)] for split in corpora.splits(name, corpus)}
+    return DocumentSource(files, lambda split, path, part, counts: corpora.documents(corpus, split, Path(path), data, part, counts))
+
+
+def from_function(fn: Callable[[str], Iterable[Any]], splits: Sequence[str] = ("train",)) -> DocumentSource:
+    """A source out of Python: `fn(split)` gives texts, (id, text) pairs, {"text", "id"} dicts or Documents.
+
+    It is called anew for each shard, so it must give the same documents in the same order every time.
+    """
+    label = getattr(fn, "__name__", type(fn).__name__)
+
+    def read(split: str, shard: str, part: tuple[int, int], counts: Counts) -> Iterator[Document]:
+        for number, item in enumerate(fn(split), 1):
+            if (number - 1) % part[1] == part[0]:
+                counts.documents += 1
+                yield _as_document(item, f"{label}.{split}#{number}")
+
+    return DocumentSource({split: [split] for split in splits}, read)
+
+
+def from_tfds(corpus: Corpus) -> seqio.DataSource:
+    """A TFDS data set "name", "name/config:1.0.0" or "name@FOLDER"; a holdout is cut from the end of its train split."""
+    name, _, folder = corpus.files.partition("@")
+    splits = None
+    if corpus.holdout:
+        cut = f"{100 - 100 * corpus.holdout:g}%"
+        splits = {"train": f"train[:{cut}]", "validation": f"train[{cut}:]"}
+    return seqio.TfdsDataSource(tfds_name=name, tfds_data_dir=folder or None, splits=splits)
+
+
+def _as_document(item: Any, origin: str) -> Document:
+    if isinstance(item, Document):
+        return item
+    if isinstance(item, str):
+        return Document(origin, item, origin)
+    if isinstance(item, tuple) and len(item) == 2:
+        return Document(str(item[0]), item[1], origin)
+    if isinstance(item, Mapping) and "text" in item:
+        return Document(str(item.get("id", origin)), item["text"], origin)
+    raise InputError(f"{origin}: a source function gives texts, (id, text), {{'text', 'id'}} or Documents, found {type(item).__name__}")

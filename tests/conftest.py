@@ -1,0 +1,42 @@
+"""Eight devices on any machine, small token caches, and programs on any mesh; must run before jax is imported."""
+
+import os
+
+# The flags are read once, when jax starts its backend. Subprocesses of tests inherit them, or set their own.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+from pathlib import Path
+
+import pytest
+from support import BYTES, documents, write_split
+
+from pretrainx.data.cache import TokenCache
+
+
+@pytest.fixture(scope="session", autouse=True)
+def strict_jax() -> None:
+    """No silent broadcasting between ranks in our own code: a [B] that meets a [B, L] is a mistake."""
+    import jax
+
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two corpora of Python's own help texts: `topics` (two shards, ragged end) and `short` (documents of few bytes)."""
+    folder = tmp_path_factory.mktemp("cache")
+    texts = documents()
+    write_split(folder, "topics", "train", texts[:60])
+    write_split(folder, "topics", "validation", texts[60:66])
+    short = [text[:n] for text in texts for n in (1, 3, 17)]
+    write_split(folder, "short", "train", short, num_shards=3)
+    write_split(folder, "short", "validation", short[:40], num_shards=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def topics(cache_dir: Path) -> TokenCache:
+    cache = TokenCache(cache_dir / "topics" / "train")
+    assert cache.vocabulary == BYTES
+    return cache
