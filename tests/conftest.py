@@ -14,14 +14,6 @@ from support import BYTES, documents, write_split
 from pretrainx.data.cache import TokenCache
 
 
-@pytest.fixture(scope="session", autouse=True)
-def strict_jax() -> None:
-    """No silent broadcasting between ranks in our own code: a [B] that meets a [B, L] is a mistake."""
-    import jax
-
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two corpora of Python's own help texts: `topics` (two shards, ragged end) and `short` (documents of few bytes)."""

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import json
+import logging
 import math
 import os
 import sys
@@ -30,6 +31,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 def outcome(main: Callable[[], int | None]) -> int:
     """The exit code of a tool, its error printed."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # the checkpoint library tells every small step as a warning
     try:
         code = main() or 0
         sys.stdout.flush()  # here, where a reader that went away is still ours to handle

@@ -29,6 +29,7 @@ from pretrainx.core.vocabulary import Vocabulary
 
 BLOCK = 4096  # tokens a record: 8 kB, so that a window of any length costs few reads and little waste
 FORMAT = 1
+FEW_READS = 8  # up to here one after another (9 us each); beyond, ArrayRecord's threads (25 us each) may hide a slow disk's waits
 WRITER_OPTIONS = "group_size:1,uncompressed"  # a record is its own chunk with its own checksum
 
 
@@ -191,6 +192,7 @@ class _Shard:
     def __init__(self, folder: Path, summary: dict[str, Any], dtype: np.dtype):
         self.folder, self.summary, self.dtype = folder, summary, dtype
         self._readers: dict[str, ArrayRecordReader] = {}
+        self._ends: dict[str, np.ndarray] = {}
 
     def _open(self, suffix: str) -> np.ndarray:
         path = self.folder / f"{self.summary['stem']}.{suffix}"
@@ -200,7 +202,9 @@ class _Shard:
             raise InputError(f"token cache: {path} cannot be read ({error}); run tools/cache_tasks.py again") from None
 
     def ends(self, feature: str) -> np.ndarray:
-        return self.__dict__.setdefault(f"_{feature}", self._open(f"{feature}.ends.npy"))
+        if feature not in self._ends:
+            self._ends[feature] = self._open(f"{feature}.ends.npy")
+        return self._ends[feature]
 
     @cached_property
     def num_bytes(self) -> np.ndarray:
@@ -227,14 +231,15 @@ class _Shard:
         try:
             if feature not in self._readers:
                 self._readers[feature] = ArrayRecordReader(str(path), "readahead_buffer_size:0")
-            return [np.frombuffer(record, self.dtype) for record in self._readers[feature].read(list(indices))]
+            reader, batches = self._readers[feature], [list(indices)] if len(indices) > FEW_READS else [[i] for i in indices]
+            return [np.frombuffer(record, self.dtype) for batch in batches for record in reader.read(batch)]
         except Exception as error:  # array_record raises bare RuntimeError / IndexError / OSError
             raise InputError(
                 f"token cache: {path} is damaged or missing ({error}); delete its folder and run tools/cache_tasks.py again"
             ) from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "summary": self.summary, "dtype": self.dtype, "_readers": {}}
+        return {"folder": self.folder, "summary": self.summary, "dtype": self.dtype, "_readers": {}, "_ends": {}}
 
 
 class TokenCache:

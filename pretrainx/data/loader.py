@@ -83,7 +83,9 @@ def open_mixture(data: Data, split: str) -> Mixture:
     first, *others = caches.items()
     for corpus, cache in others:
         if cache.vocabulary != first[1].vocabulary:
-            raise InputError(f"data.mixture: {corpus!r} and {first[0]!r} were tokenised with different vocabularies; run tools/cache_tasks.py")
+            raise InputError(
+                f"data.mixture: {corpus!r} and {first[0]!r} were tokenised with different vocabularies; run tools/cache_tasks.py"
+            )
     objectives = {name: make_objective(name, data, first[1].vocabulary) for name in sorted({o for _, o in rates})}
     unused = sorted(set(data.objectives) - set(objectives))
     if unused:

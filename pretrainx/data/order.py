@@ -4,6 +4,7 @@ No state, no buffers: any row of a run of any length is computed at once, on any
 A row's source comes from the rates, in blocks (see `Order`); its window from a permutation per (source, epoch).
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,12 +20,24 @@ ROUNDS = 6  # of the Feistel network: four are pseudo-random (Luby and Rackoff 1
 SMALLEST_RATE = 1e-6  # of the sum of rates; below it a block of the mixture would not fit in memory
 
 
+_SHIFT_30, _SHIFT_27, _SHIFT_31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_FACTOR_1, _FACTOR_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
 def _mix(x: np.ndarray, key: np.uint64) -> np.ndarray:
     """splitmix64's finaliser: every bit of the result depends on every bit of x and key."""
     x = x + key
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x ^= x >> _SHIFT_30
+    x *= _FACTOR_1
+    x ^= x >> _SHIFT_27
+    x *= _FACTOR_2
+    x ^= x >> _SHIFT_31
+    return x
+
+
+@lru_cache(maxsize=256)  # a permutation is asked for a few rows at a time, and its keys cost as much as those rows
+def _round_keys(key: int) -> tuple[np.uint64, ...]:
+    return tuple(np.random.SeedSequence(key).generate_state(ROUNDS, np.uint64))
 
 
 @dataclass(frozen=True)
@@ -38,12 +51,12 @@ class Permutation:
     def _walk(self, index: np.ndarray, forward: bool) -> np.ndarray:
         half = np.uint64(max((self.size - 1).bit_length() + 1, 2) // 2)
         mask = np.uint64((1 << int(half)) - 1)
-        seeds = np.random.SeedSequence(self.key).generate_state(ROUNDS, np.uint64)
+        keys = _round_keys(self.key) if forward else _round_keys(self.key)[::-1]
         value = np.asarray(index, np.uint64).copy()
         pending = np.arange(value.size)
         while pending.size:
             left, right = value[pending] >> half, value[pending] & mask
-            for key in seeds if forward else seeds[::-1]:
+            for key in keys:
                 if forward:
                     left, right = right, left ^ (_mix(right, key) & mask)
                 else:
@@ -106,7 +119,7 @@ class Order:
         """Rows of each source in the first `blocks` blocks."""
         n = blocks * self.block
         edges = [0] + [(2 * n * num + den) // (2 * den) for num, den in self._bounds]
-        return [b - a for a, b in zip(edges, edges[1:], strict=False)]
+        return [b - a for a, b in itertools.pairwise(edges)]
 
     def _assign(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Of one block: the source of each row, and which row of its source it is since the start of the run."""

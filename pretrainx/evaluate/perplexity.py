@@ -95,7 +95,11 @@ def evaluate(
 
 
 def summary(prefix: str, nats: float, tokens: float, num_bytes: float) -> dict[str, float]:
-    found = {f"{prefix}/loss": nats / max(tokens, 1), f"{prefix}/perplexity": math.exp(min(nats / max(tokens, 1), 700.0)), f"{prefix}/tokens": float(tokens)}
+    found = {
+        f"{prefix}/loss": nats / max(tokens, 1),
+        f"{prefix}/perplexity": math.exp(min(nats / max(tokens, 1), 700.0)),
+        f"{prefix}/tokens": float(tokens),
+    }
     if num_bytes:
         found[f"{prefix}/bits_per_byte"] = nats / math.log(2) / num_bytes
         found[f"{prefix}/bytes"] = float(num_bytes)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from pretrainx.core.errors import InputError
 from pretrainx.models.layers import NORMS, fan_in_normal, rotary, weight
 from pretrainx.parallel.shard import Partitioner, spec
 
@@ -61,7 +62,9 @@ def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array, sight: Visibility
     heads_axes = spec(("heads",), rules)[0]
     local_heads = N // partitioner.axis_size(heads_axes or ())
     make_mask = splash_attention_mask.CausalMask if sight.causal else splash_attention_mask.FullMask
-    block = min(512, T)
+    block = next((b for b in (512, 384, 256, 128) if T % b == 0), 0)  # the kernel wants whole blocks of whole lanes
+    if not block:
+        raise InputError(f"model.attention_kernel 'splash' needs a data.sequence_length that 128 divides, found {T}; or choose 'xla'")
     blocks = splash_attention_kernel.BlockSizes(
         block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block, block_kv_dkv=block,
         block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,

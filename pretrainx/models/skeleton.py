@@ -40,6 +40,10 @@ class Skeleton:
         dims = dict(flatten(self.dims))
         return {path: (dims[path], leaf.shape) for path, leaf in flatten(self.abstract)}
 
+    def shapes(self) -> dict[str, list[int]]:
+        """path -> shape as JSON: what makes a checkpoint one of this model."""
+        return {path: list(shape) for path, (_, shape) in self.table().items()}
+
 
 def build(module: Any, config: Any, partitioner: Partitioner) -> Skeleton:
     """The skeleton of `module.Model(config)`. Computes shapes only."""

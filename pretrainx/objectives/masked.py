@@ -22,7 +22,9 @@ class Objective:
 
     causal: ClassVar[bool] = False
 
-    def __init__(self, vocabulary: Vocabulary, sequence_length: int, mask_rate: float = 0.15, mask_share: float = 0.8, random_share: float = 0.1):
+    def __init__(
+        self, vocabulary: Vocabulary, sequence_length: int, mask_rate: float = 0.15, mask_share: float = 0.8, random_share: float = 0.1
+    ):
         where = "data.objectives.masked"
         if vocabulary.special.mask < 0:
             raise InputError(

@@ -35,12 +35,14 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
     """The rows of a global batch that this process's devices hold, in order; several processes may hold one row."""
     rows: set[int] = set()
-    for (rows_slice, *_) in sharding.addressable_devices_indices_map((batch_size, 1)).values():
+    for rows_slice, *_ in sharding.addressable_devices_indices_map((batch_size, 1)).values():
         rows.update(range(*rows_slice.indices(batch_size)))
     return np.asarray(sorted(rows), np.int64)
 
 
-def to_global(local: Mapping[str, np.ndarray], rows: np.ndarray, batch_size: int, shardings: Mapping[str, NamedSharding]) -> dict[str, jax.Array]:
+def to_global(
+    local: Mapping[str, np.ndarray], rows: np.ndarray, batch_size: int, shardings: Mapping[str, NamedSharding]
+) -> dict[str, jax.Array]:
     """Global arrays from this process's rows (`rows[i]` is the global number of local row i)."""
     if len(rows) == batch_size and jax.process_count() == 1:
         return jax.device_put(dict(local), dict(shardings))

@@ -69,11 +69,11 @@ class Partitioner:
     def axis_size(self, axes: str | tuple[str, ...]) -> int:
         return int(np.prod([self.mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes)], dtype=int))
 
-    def misfits(self, arrays: dict[str, tuple[Dims, tuple[int, ...]]]) -> list[str]:
-        """One phrase for each (dim, size) of these named arrays that its mesh axes do not divide."""
+    def misfits(self, arrays: dict[str, tuple[Dims, tuple[int, ...]]], among: str = "weights") -> list[str]:
+        """One phrase for each (dim, size) of these named weights (or activations) that its mesh axes do not divide."""
         found: dict[tuple[str, int, str], str] = {}
         for name, (dims, shape) in arrays.items():
-            for rules in (self.layout.weights, self.layout.moments):
+            for rules in (self.layout.weights, self.layout.moments) if among == "weights" else (self.layout.activations,):
                 for dim, size, axes in zip(dims, shape, spec(dims, rules), strict=True):
                     parts = self.axis_size(axes or ())
                     if size % parts:
@@ -84,14 +84,25 @@ class Partitioner:
                         )
         return list(found.values())
 
-    def require_fit(self, arrays: dict[str, tuple[Dims, tuple[int, ...]]], batch_size: int, grad_accum: int) -> None:
+    def require_fit(
+        self,
+        arrays: dict[str, tuple[Dims, tuple[int, ...]]],
+        activations: dict[str, tuple[Dims, tuple[int, ...]]],
+        batch_size: int,
+        grad_accum: int,
+        eval_batch_size: int,
+    ) -> None:
         """Raises one InputError that lists every misfit of this model and batch with this mesh."""
         problems = self.misfits(arrays)
+        problems += [p for p in self.misfits(activations, "activations") if p not in problems]
+        axes = self.layout.activations.get("batch", ())
+        label = axes if isinstance(axes, str) else "*".join(axes)
+        if eval_batch_size % self.batch_shards:
+            problems.insert(0, f"eval.batch_size {eval_batch_size} is not divisible by {self.batch_shards} batch shards ({label})")
         if batch_size % (self.batch_shards * grad_accum):
-            axes = self.layout.activations.get("batch", ())
             problems.insert(
                 0,
-                f"train.batch_size {batch_size} is not divisible by {self.batch_shards} batch shards ({'*'.join(axes)})"
+                f"train.batch_size {batch_size} is not divisible by {self.batch_shards} batch shards ({label})"
                 f" x grad_accum {grad_accum}; the nearest that fit are "
                 f"{max(batch_size // (n := self.batch_shards * grad_accum), 1) * n} and {(batch_size // n + 1) * n}",
             )

@@ -98,8 +98,10 @@ def from_function(fn: Callable[[str], Iterable[Any]], splits: Sequence[str] = ("
 
 
 def from_tfds(corpus: Corpus) -> seqio.DataSource:
-    """A TFDS data set "name", "name/config:1.0.0" or "name@FOLDER"; a holdout is cut from the end of its train split."""
+    """A TFDS data set "name:1.0.0", "name/config:1.0.0" or "...@FOLDER"; a holdout is cut from the end of its train split."""
     name, _, folder = corpus.files.partition("@")
+    if ":" not in name:
+        raise InputError(f"data.corpora: TFDS data set {name!r} must name its version, such as '{name}:1.0.0'")
     splits = None
     if corpus.holdout:
         cut = f"{100 - 100 * corpus.holdout:g}%"

@@ -44,25 +44,27 @@ def chunks(text: str) -> Iterator[str]:
 
 
 def sample(texts: Iterable[str], limit_bytes: int) -> list[str]:
-    """Chunks of the texts, at most `limit_bytes`: those with the smallest hashes, whatever order the texts come in.
+    """Distinct chunks of the texts with the smallest hashes, as many as fit into `limit_bytes` (at least one).
 
-    Memory is that of the sample, not of the texts. Equal chunks count once.
+    The result does not depend on the order of the texts, and memory is that of the sample, not of the texts.
     """
     kept: list[tuple[int, str]] = []  # a heap whose first has the largest hash
-    held, known = 0, set()
+    known: set[int] = set()
+    held, ceiling = 0, 1 << 64  # from this hash on nothing fits
     for text in texts:
         for chunk in chunks(text):
-            data = chunk.encode("utf-8", "replace")
+            data = chunk.encode()
             key = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-            if key in known or (held > limit_bytes and key > -kept[0][0]):
+            if key >= ceiling or key in known:
                 continue
             known.add(key)
             heapq.heappush(kept, (-key, chunk))
             held += len(data)
             while held > limit_bytes and len(kept) > 1:
                 dropped, chunk = heapq.heappop(kept)
-                known.discard(-dropped)
-                held -= len(chunk.encode("utf-8", "replace"))
+                ceiling = -dropped
+                known.discard(ceiling)
+                held -= len(chunk.encode())
     return [chunk for _, chunk in sorted(kept, reverse=True)]
 
 

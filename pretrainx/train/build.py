@@ -24,7 +24,7 @@ from pretrainx.models.skeleton import Skeleton
 from pretrainx.objectives.interface import Objective
 from pretrainx.optim import schedules
 from pretrainx.parallel import layouts, mesh
-from pretrainx.parallel.shard import Partitioner
+from pretrainx.parallel.shard import Dims, Partitioner
 from pretrainx.train import state as states
 from pretrainx.train.experiment import Experiment, Lengths, lengths, with_vocabulary
 from pretrainx.train.state import State
@@ -75,7 +75,8 @@ class Program:
             out_shardings=(self.state_shardings, self.partitioner.replicated),
         )
         batch = {
-            name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.batch_shardings[name]) for name, (shape, dtype) in self.batch_spec.items()
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.batch_shardings[name])
+            for name, (shape, dtype) in self.batch_spec.items()
         }
         state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), self.abstract_state, self.state_shardings)
         return jitted.lower(state, batch).compile()
@@ -109,7 +110,7 @@ def assemble(
         if name not in objectives:
             raise InputError(f"train.loss_weights.{name}: no such objective in the mixture; {nearest(name, objectives)}")
     skeleton = skeletons.build(experiment.model_module, experiment.model, partitioner)
-    partitioner.require_fit(skeleton.table(), experiment.train.batch_size, experiment.train.grad_accum)
+    require_fit(skeleton, experiment)
     optim = experiment.optim
     schedule = schedules.build(
         optim.schedule, warmup_steps=durations.warmup, total_steps=durations.steps, decay_steps=durations.decay, end=optim.end_lr_ratio
@@ -119,6 +120,20 @@ def assemble(
         skeleton, tx, objectives, experiment.train.loss_weights, experiment.train.grad_accum, lambda s: optim.peak_lr * schedule(s)
     )
     return Program(experiment, vocabulary, durations, partitioner, skeleton, objectives, tx, batch_spec, step)
+
+
+def require_fit(skeleton: Skeleton, experiment: Experiment) -> None:
+    """Raises one InputError with every misfit of the model's weights, its activations and the batches with the mesh."""
+    model, train, partitioner = experiment.model, experiment.train, skeleton.partitioner
+    rows, length = partitioner.batch_shards, experiment.data.sequence_length
+    activations: dict[str, tuple[Dims, tuple[int, ...]]] = {
+        "hidden states": (("batch", "length", "embed"), (rows, length, model.d_model)),
+        "queries": (("batch", "length", "heads"), (rows, length, model.num_heads)),
+        "keys": (("batch", "length", "kv"), (rows, length, model.kv_heads)),
+        "mlp": (("batch", "length", "mlp"), (rows, length, model.mlp_dim)),
+        "logits": (("batch", "vocab"), (rows, model.vocab_size)),
+    }
+    partitioner.require_fit(skeleton.table(), activations, train.batch_size, train.grad_accum, experiment.eval.batch_size)
 
 
 def from_mixture(experiment: Experiment, mixture: Mixture, devices: Sequence[Any] | None = None) -> tuple[Program, RowBuilder]:
@@ -143,5 +158,3 @@ def without_data(experiment: Experiment, devices: Sequence[Any] | None = None) -
         for name, array in objective.example(window, np.random.default_rng(0)).items():
             spec[name] = ((experiment.train.batch_size, *array.shape), array.dtype)
     return assemble(experiment, vocabulary, objectives, spec, None, devices)
-
-

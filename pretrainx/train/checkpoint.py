@@ -46,7 +46,9 @@ class Checkpoints:
         rest = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
         self._manager.save(
             step,
-            args=ocp.args.Composite(params=ocp.args.StandardSave(state.params), rest=ocp.args.StandardSave(rest), facts=ocp.args.JsonSave(facts)),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params), rest=ocp.args.StandardSave(rest), facts=ocp.args.JsonSave(facts)
+            ),
         )
 
     def facts(self, step: int) -> dict[str, Any]:

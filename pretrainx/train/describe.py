@@ -47,7 +47,8 @@ def compile_and_say(program: Program, mixture: Mixture) -> Any:
         rows, share = len(source.windows), source.rate / sum(s.rate for s in mixture.sources)
         passes = facts["steps"] * program.experiment.train.batch_size * share / rows
         log(f"  data {source.name}: {source.windows.num_tokens:,} tokens, {rows:,} rows, {share:.1%} of the batch, {passes:.2f} epochs")
-    log(f"  mesh {facts['mesh']}, {facts['batch_per_shard']} rows a shard, {facts['tokens_per_step']:,} tokens a step, {facts['steps']:,} steps")
+    mesh, rows = facts["mesh"], facts["batch_per_shard"]
+    log(f"  mesh {mesh}, {rows} rows a shard, {facts['tokens_per_step']:,} tokens a step, {facts['steps']:,} steps")
     start = time.perf_counter()
     compiled = program.compile_train()
     memory = compiled.memory_analysis()

@@ -29,7 +29,7 @@ from pretrainx.train import state as states
 from pretrainx.train.build import Program
 from pretrainx.train.checkpoint import Checkpoints
 from pretrainx.train.experiment import Experiment
-from pretrainx.train.report import Reporter, keep_until
+from pretrainx.train.report import Reporter, evaluated, keep_until
 from pretrainx.train.state import State
 
 
@@ -76,6 +76,7 @@ class Run:
     step: int = 0
     rows_digest: int = 0  # of all rows fed, over all processes, up to the last save; this process's own since then
     pending: list[dict[str, float]] = field(default_factory=list)
+    loss: float | None = None  # of the last step before a resumption
 
 
 def prepare(experiment: Experiment, folder: Path, allowed: Iterable[str] = ()) -> Run:
@@ -87,7 +88,7 @@ def prepare(experiment: Experiment, folder: Path, allowed: Iterable[str] = ()) -
     lengths = program.lengths
     checkpoints = Checkpoints(folder / "checkpoints", experiment.checkpoint.keep, lengths.keep_every)
     identity = {
-        "model": {path: list(shape) for path, (_, shape) in program.skeleton.table().items()},
+        "model": program.skeleton.shapes(),
         "vocabulary": mixture.vocabulary.sha256 or mixture.vocabulary.kind,
         "data": mixture.data_sha256,
     }
@@ -99,14 +100,14 @@ def prepare(experiment: Experiment, folder: Path, allowed: Iterable[str] = ()) -
         saved = checkpoints.facts(latest)
         for line in resume.check(folder, saved, facts["config"], identity, allowed):
             log(f"changed since the checkpoint: {line}")
-        run.step, run.pending = latest, saved["pending"]
+        run.step, run.pending, run.loss = latest, saved["pending"], saved["loss"]
         run.rows_digest = int(saved["rows_sha256"], 16) if multihost.is_first() else 0
     return run
 
 
-def to_device(program: Program, rows: np.ndarray) -> Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]:
-    """Puts this process's rows of a batch onto its devices, as part of the global batch."""
-    return lambda local: multihost.to_global(local, rows, program.experiment.train.batch_size, program.batch_shardings)
+def to_device(program: Program, rows: np.ndarray, batch_size: int) -> Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]:
+    """Puts this process's rows of a batch (or more of its rows) onto its devices, as part of the global batch."""
+    return lambda local: multihost.to_global(local, rows, batch_size, program.batch_shardings)
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -128,8 +129,10 @@ def train(run: Run) -> dict[str, Any]:
         else:
             run.state = program.init_state()
         rows = multihost.local_rows(program.partitioner.batch(), batch_size)
-        put = to_device(program, rows)
-        scorer = program.eval_step() if run.held_out else None
+        put = to_device(program, rows, batch_size)
+        score = scorer(run, reporter)
+        if score and run.step and evaluation_owed(run):
+            score(run.step)
         started, first_step = time.perf_counter(), run.step
         source: Iterator[Batch] = batches(
             run.builder, batch_size=batch_size, local_rows=rows, start=run.step, stop=lengths.stop_at,
@@ -152,25 +155,22 @@ def train(run: Run) -> dict[str, Any]:
                 bad = int(reporter.last.get("skipped_in_a_row", 0))
                 stop = signals.agreed() or bad >= experiment.train.max_bad_steps
                 last = run.step == lengths.stop_at or stop
-                if scorer and (run.step % lengths.eval_every == 0 or run.step == lengths.steps) and not stop:
-                    reporter.flush()
-                    assert run.held_out is not None
-                    found = evaluate(
-                        run.state.params, run.held_out, scorer, put, batch_size=batch_size, max_rows=experiment.eval.max_rows
-                    )
-                    log_evaluation(run.step, found)
-                    reporter.write(run.step, found)
-                    reporter.restart_clock()
+                if score and evaluation_due(run) and not stop:  # a run that must stop now owes it to its resumption
+                    score(run.step)
                 if last or (lengths.checkpoint_every and run.step % lengths.checkpoint_every == 0):
                     save(run, reporter)
                     saved_at = run.step
                     reporter.restart_clock()
                 if bad >= experiment.train.max_bad_steps:
                     run.checkpoints.close()
-                    raise GuardStop(f"{bad} steps in a row had a loss or gradient that is not finite; the state before them is saved at step {run.step}")
+                    raise GuardStop(
+                        f"{bad} steps in a row had a loss or gradient that is not finite; the state before them is saved at step {run.step}"
+                    )
                 if stop:
                     run.checkpoints.close()
-                    raise Interrupted(f"{signals.caught or 'another process'} at step {run.step}; saved, run the same command again to go on")
+                    raise Interrupted(
+                        f"{signals.caught or 'another process'} at step {run.step}; saved, run the same command again to go on"
+                    )
         reporter.flush()
         if saved_at != run.step:
             save(run, reporter)
@@ -179,7 +179,7 @@ def train(run: Run) -> dict[str, Any]:
     draw(run)
     return {
         "step": run.step,
-        "loss": reporter.last.get("loss"),
+        "loss": reporter.last.get("loss", run.loss),
         "tokens": run.step * batch_size * experiment.data.sequence_length,
         "seconds": seconds,
         "tokens_per_second": (run.step - first_step) * batch_size * experiment.data.sequence_length / max(seconds, 1e-9),
@@ -191,6 +191,39 @@ def train(run: Run) -> dict[str, Any]:
     }
 
 
+def scorer(run: Run, reporter: Reporter) -> Callable[[int], None] | None:
+    """`score(step)`: evaluates the run's state and reports it; None where the config asks for no evaluation."""
+    program, held_out = run.program, run.held_out
+    if held_out is None:
+        return None
+    section = program.experiment.eval
+    batch_size = section.batch_size or program.experiment.train.batch_size
+    put = to_device(program, np.arange(batch_size), batch_size)  # each process builds whole batches, to count their bytes
+    eval_step = program.eval_step()
+
+    def score(step: int) -> None:
+        reporter.flush()
+        assert run.state is not None
+        found = evaluate(run.state.params, held_out, eval_step, put, batch_size=batch_size, max_rows=section.max_rows)
+        log_evaluation(step, found)
+        reporter.write(step, found)
+        reporter.restart_clock()
+
+    return score
+
+
+def evaluation_due(run: Run) -> bool:
+    """Whether the config wants an evaluation after the run's step."""
+    lengths = run.program.lengths
+    return bool(lengths.eval_every) and (run.step % lengths.eval_every == 0 or run.step == lengths.steps)
+
+
+def evaluation_owed(run: Run) -> bool:
+    """Whether the step that a run goes on from was due and not evaluated: a signal came, or the config is another."""
+    owed = multihost.is_first() and evaluation_due(run) and not evaluated(run.folder / "metrics.jsonl", run.step)
+    return bool(multihost.sum_over_processes(int(owed), 8))  # only the first process has the file
+
+
 def total_rows(run: Run) -> str:
     """The hash over every row fed since step 0, the same however many processes fed them."""
     return f"{multihost.sum_over_processes(run.rows_digest, DIGEST_BITS):064x}"
@@ -199,7 +232,7 @@ def total_rows(run: Run) -> str:
 def save(run: Run, reporter: Reporter) -> None:
     reporter.flush()
     assert run.state is not None
-    facts = run.facts | {"pending": reporter.pending, "rows_sha256": total_rows(run)}
+    facts = run.facts | {"pending": reporter.pending, "rows_sha256": total_rows(run), "loss": reporter.last.get("loss", run.loss)}
     run.checkpoints.save(run.state, run.step, facts)
 
 

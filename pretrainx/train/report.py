@@ -28,13 +28,29 @@ def keep_until(path: Path, step: int) -> None:
     files.write_bytes(path, "".join(kept).encode())  # at once: a run may be killed here too
 
 
+def evaluated(path: Path, step: int) -> bool:
+    """Whether metrics.jsonl holds an evaluation of this step."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return any(f'"step": {step},' in line and '"eval/' in line for line in lines)
+
+
 class Reporter:
     """Collects each step's metrics as device arrays and reads them a step late, so that no step waits for the host.
 
     `pending` (values since the last report) belongs into the checkpoint: a resumed run then logs the same means.
     """
 
-    def __init__(self, folder: Path | None, *, every: int, total: int, tokens_per_step: int, flops_per_step: float, peak: float | None, tensorboard: bool):
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        every: int,
+        total: int,
+        tokens_per_step: int,
+        flops_per_step: float,
+        peak: float | None,
+        tensorboard: bool,
+    ):
         self.every, self.total, self.tokens_per_step = every, total, tokens_per_step
         self.flops_per_step, self.peak = flops_per_step, peak
         self.pending: list[dict[str, float]] = []
@@ -119,12 +135,18 @@ class Reporter:
     def _sinks(self) -> list[Callable[[int, dict[str, Any]], None]]:
         sinks: list[Callable[[int, dict[str, Any]], None]] = []
         if self._jsonl:
-            stream = self._jsonl
-            sinks.append(lambda step, row: stream.write(json.dumps({"step": step} | row) + "\n") and None)
+            sinks.append(self._write_jsonl)
         if self._events:
-            events = self._events
-            sinks.append(lambda step, row: events.write(step, {k: v for k, v in row.items() if v is not None}))
+            sinks.append(self._write_events)
         return sinks
+
+    def _write_jsonl(self, step: int, row: dict[str, Any]) -> None:
+        assert self._jsonl is not None
+        self._jsonl.write(json.dumps({"step": step} | row) + "\n")
+
+    def _write_events(self, step: int, row: dict[str, Any]) -> None:
+        assert self._events is not None
+        self._events.write(step, {k: v for k, v in row.items() if v is not None})
 
     def close(self) -> None:
         for sink in (self._jsonl, self._events):

@@ -29,11 +29,7 @@ def check(folder: Any, facts: dict[str, Any], resolved: dict[str, Any], identity
       InputError: the checkpoint is of another model, vocabulary or data, or a leaf changed that changes the run.
     """
     allowed = tuple(allowed)
-    for what in ("model", "vocabulary", "data"):
-        old, new = facts["identity"][what], identity[what]
-        if old != new and not (what == "data" and "data" in allowed):
-            detail = f" ({_first(old, new)})" if isinstance(old, dict) else f" (sha256 {old[:12]}, now {new[:12]})"
-            raise InputError(f"{folder} holds a checkpoint of another {what}{detail}; use another --workdir, or the config of that run")
+    require_same(folder, facts["identity"], identity, "model", "vocabulary")
     lines = []
     for path, (old, new) in difference(facts["config"], resolved).items():
         line = f"{path}: {old!r} -> {new!r}"
@@ -43,9 +39,21 @@ def check(folder: Any, facts: dict[str, Any], resolved: dict[str, Any], identity
                 f"--allow_change={path} (or use another --workdir)"
             )
         lines.append(line)
+    if not any(a == "data" or a.startswith("data.") for a in allowed):
+        require_same(folder, facts["identity"], identity, "data")  # the config is the same, and the files are not
     return lines
 
 
-def _first(old: dict[str, Any], new: dict[str, Any]) -> str:
-    path = next(p for p in sorted(old.keys() | new.keys()) if old.get(p) != new.get(p))
-    return f"{path} is {old.get(path, 'absent')} there and {new.get(path, 'absent')} here"
+def require_same(folder: Any, there: dict[str, Any], here: dict[str, Any], *what: str) -> None:
+    """Raises InputError where the checkpoint's `there` and the config's `here` differ in one of `what`."""
+    for name in what:
+        old, new = there[name], here[name]
+        if old == new:
+            continue
+        if isinstance(old, dict):
+            path = next(p for p in sorted(old.keys() | new.keys()) if old.get(p) != new.get(p))
+            detail = f"{path} is {old.get(path, 'absent')} there and {new.get(path, 'absent')} here"
+        else:
+            detail = f"its hash is {old[:12]} there and {new[:12]} here"
+        hint = "name it to go on: --allow_change=data" if name == "data" else "use the config of that run"
+        raise InputError(f"{folder} holds a checkpoint of another {name} ({detail}); {hint}, or another --workdir")

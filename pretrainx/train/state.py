@@ -66,4 +66,4 @@ def sha256(state: State) -> str:
 def table_text(skeleton: Skeleton) -> str:
     """Parameters by path, for the start of a log."""
     rows = [(path, dims, leaf.shape) for (path, leaf), (_, dims) in zip(flatten(skeleton.abstract), flatten(skeleton.dims), strict=True)]
-    return "\n".join(f"  {path:<32} {str(shape):<24} {'/'.join(d or '-' for d in dims)}" for path, dims, shape in rows)
+    return "\n".join(f"  {path:<32} {shape!s:<24} {'/'.join(d or '-' for d in dims)}" for path, dims, shape in rows)

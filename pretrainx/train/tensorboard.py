@@ -8,7 +8,7 @@ from pathlib import Path
 _TABLE = []
 for _byte in range(256):
     for _ in range(8):
-        _byte = (_byte >> 1) ^ (0x82F63B78 if _byte & 1 else 0)  # noqa: PLW2901 - CRC-32C, reflected
+        _byte = (_byte >> 1) ^ (0x82F63B78 if _byte & 1 else 0)
     _TABLE.append(_byte)
 
 
@@ -42,9 +42,7 @@ def _float32(value: float) -> bytes:
 
 def event(step: int, scalars: dict[str, float], wall_time: float) -> bytes:
     """An Event: wall_time = 1, step = 2, summary = 5 {value = 1 {tag = 1, simple_value = 2}}."""
-    values = b"".join(
-        _field(1, 2, _field(1, 2, tag.encode()) + _field(2, 5, _float32(value))) for tag, value in scalars.items()
-    )
+    values = b"".join(_field(1, 2, _field(1, 2, tag.encode()) + _field(2, 5, _float32(value))) for tag, value in scalars.items())
     return _field(1, 1, struct.pack("<d", wall_time)) + _field(2, 0, _varint(step)) + _field(5, 2, values)
 
 

@@ -1,0 +1,63 @@
+"""A trained model's score on a held-out split: computed on its mesh, shown as a table, kept beside the run."""
+
+import json
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from pretrainx.core.errors import InputError
+from pretrainx.data.loader import Mixture, RowBuilder
+from pretrainx.evaluate.perplexity import evaluate, make_eval_step
+from pretrainx.parallel import multihost
+from pretrainx.train import curves
+from pretrainx.train.trained import Trained
+
+
+def score(model: Trained, held_out: Mixture) -> dict[str, float]:
+    """Every token of the split, in batches of `eval.batch_size`; the result does not depend on batch or mesh."""
+    if held_out.vocabulary != model.vocabulary:
+        raise InputError(
+            "the held-out caches were made with another vocabulary than the checkpoint's; run tools/cache_tasks.py with its config"
+        )
+    partitioner, experiment = model.skeleton.partitioner, model.experiment
+    batch_size = experiment.eval.batch_size or experiment.train.batch_size
+    batch_size = -(-batch_size // partitioner.batch_shards) * partitioner.batch_shards
+    spec = RowBuilder(held_out).batch_spec(batch_size)
+    shardings = {name: partitioner.batch(len(shape)) for name, (shape, _) in spec.items()}
+    rows = multihost.local_rows(partitioner.batch(), batch_size)
+    step = jax.jit(make_eval_step(model.skeleton, held_out.objectives), out_shardings=partitioner.replicated)
+    put = lambda features: multihost.to_global({k: v[rows] for k, v in features.items()}, rows, batch_size, shardings)  # noqa: E731
+    return evaluate(model.params, held_out, step, put, batch_size=batch_size, show=True)
+
+
+def keep(folder: Path, step: int, found: dict[str, float]) -> None:
+    """Adds the numbers to the run's metrics and draws its curves anew."""
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"step": step} | found) + "\n")
+    curves.draw(folder / "metrics.jsonl", folder / "curves.png")
+
+
+def show(folder: Path, step: int, found: dict[str, float], counted: dict[str, float]) -> None:
+    """The table on stdout."""
+    sources = list(dict.fromkeys(name.split("/")[1] for name in found))
+    orders = sorted({int(name.split("/")[2].removeprefix("ngram_")) for name in counted})
+    table = Table(title=f"{folder}, step {step}: bits per byte on held-out text", title_justify="left")
+    table.add_column("source")
+    for heading in ("bytes", "tokens", "perplexity", "model", *(f"{n}-gram" for n in orders)):
+        table.add_column(heading, justify="right")
+    for source in sources:
+        bits = found.get(f"eval/{source}/bits_per_byte")
+        table.add_row(
+            source,
+            f"{found.get(f'eval/{source}/bytes', 0):,.0f}",
+            f"{found[f'eval/{source}/tokens']:,.0f}",
+            f"{found[f'eval/{source}/perplexity']:.2f}",
+            f"[bold]{bits:.4f}[/]" if bits is not None else f"loss {found[f'eval/{source}/loss']:.4f}",
+            *(
+                f"{counted[f'eval/{source}/ngram_{n}/bits_per_byte']:.2f}" if f"eval/{source}/ngram_{n}/bits_per_byte" in counted else "-"
+                for n in orders
+            ),
+        )
+    Console(width=max(100, Console().width)).print(table)

@@ -1,0 +1,38 @@
+"""Scores a run's checkpoint on its held-out split: bits per byte and perplexity by source, beside counted n-grams."""
+
+import argparse
+from pathlib import Path
+
+from pretrainx.core import cli
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python tools/evaluate.py --config=configs/quickstart.py --workdir=runs/quickstart --json"
+    )
+    cli.add_config_flags(parser)
+    parser.add_argument("--workdir", type=Path, help="folder of the run (default: runs/<config name>)")
+    parser.add_argument("--step", type=int, help="which checkpoint (default: the last)")
+    parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object on stdout")
+    args, config = cli.parse_config_args(parser, argv)
+
+    from pretrainx.data.loader import open_mixture
+    from pretrainx.evaluate import baselines
+    from pretrainx.train import scoring, trained
+
+    folder = args.workdir or Path("runs") / config.name
+    model = trained.load(folder, args.step, config)
+    held_out = open_mixture(model.experiment.data, model.experiment.eval.split)
+    found = scoring.score(model, held_out)
+    orders = model.experiment.eval.ngram_orders
+    counted = baselines.bits_per_byte(open_mixture(model.experiment.data, "train"), held_out, orders) if orders else {}
+    scoring.keep(folder, model.step, found | counted)
+    if args.json:
+        cli.print_json({"step": model.step, **found, **counted})
+    else:
+        scoring.show(folder, model.step, found, counted)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
