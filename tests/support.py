@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 from pretrainx.core.config import Config
 from pretrainx.core.vocabulary import SpecialIds, Vocabulary
 from pretrainx.data.cache import CachedDocument, write_manifest, write_shard
+from pretrainx.models.skeleton import Skeleton, map_with_dims
 from pretrainx.train import experiment as experiments
 from pretrainx.train.experiment import Experiment
 
@@ -77,6 +79,20 @@ def experiment(cache_dir: Path | str = "", **sections: Any) -> Experiment:
     return experiments.load(Config("tiny", "tiny.py", values, values))
 
 
+def numpy_params(skeleton: Skeleton, seed: int = 0) -> Any:
+    """Weights drawn by NumPy: no compile, and no bias is zero and no scale one, so that leaving one out would show."""
+    rng = np.random.default_rng(seed)
+
+    def draw(dims: tuple[str | None, ...], leaf: Any) -> np.ndarray:
+        x = rng.normal(size=leaf.shape)
+        own = [size for dim, size in zip(dims, leaf.shape, strict=True) if dim != "layers"]
+        if "norm" in dims or len(own) < 2:
+            return np.asarray(1 + 0.1 * x if "norm" in dims else 0.1 * x, leaf.dtype)
+        return np.asarray(x / math.sqrt(math.prod(own[:-1])), leaf.dtype)
+
+    return map_with_dims(draw, skeleton.dims, skeleton.abstract)
+
+
 def write_config(path: Path, values: dict[str, Any]) -> Path:
     """A config file that a command takes."""
     path.write_text(f"def get_config():\n    return {values!r}\n")
@@ -85,7 +101,8 @@ def write_config(path: Path, values: dict[str, Any]) -> Path:
 
 def environment(devices: int = 1) -> dict[str, str]:
     """For a command in a process of its own, with so many CPU devices."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false"
+    cheap = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = f"--xla_force_host_platform_device_count={devices} {cheap}"
     return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 

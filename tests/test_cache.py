@@ -36,8 +36,9 @@ class InProcess(build.Workers):
     calls: list[str] = []  # noqa: RUF012 - one log for all
 
     def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
-        build._data = self.data
-        build._tasks.clear()
+        if getattr(build, "_data", None) != self.data:
+            build._data = self.data
+            build._tasks.clear()
         InProcess.calls.append(function.__name__)
         future: Future = Future()
         try:
@@ -56,15 +57,16 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     yield InProcess.calls
 
 
+def text_of(split: str, number: int, i: int) -> str:
+    return f"{split} file {number} line {i}\n" * (i % 7 + 1)
+
+
 def corpus(folder: Path, num_files: int = 3, each: int = 5) -> Data:
     """A corpus "mine" of a few jsonl.gz files for train and one for validation, and its data section."""
     (folder / "in").mkdir(exist_ok=True)
     for split, count in (("train", num_files), ("validation", 1)):
         for number in range(count):
-            lines = "".join(
-                json.dumps({"id": f"{split}{number}-{i}", "text": f"{split} file {number} line {i}\n" * (i + 1)}) + "\n"
-                for i in range(each)
-            )
+            lines = "".join(json.dumps({"id": f"{split}{number}-{i}", "text": text_of(split, number, i)}) + "\n" for i in range(each))
             (folder / "in" / f"{split}-{number}.jsonl.gz").write_bytes(gzip.compress(lines.encode(), mtime=0))
     mine = Corpus(files=f"{folder}/in/{{split}}-*.jsonl.gz")
     return Data(mixture={"mine": 1.0}, corpora={"mine": mine}, cache_dir=f"{folder}/cache")
@@ -86,7 +88,7 @@ def test_the_cache_holds_every_document_with_its_name(tmp_path: Path, here: list
     data = corpus(tmp_path)
     result = build.build(data)
     train = TokenCache(tmp_path / "cache/mine/train")
-    assert texts(train.folder) == [f"train file {n} line {i}\n" * (i + 1) for n in range(3) for i in range(5)]
+    assert texts(train.folder) == [text_of("train", n, i) for n in range(3) for i in range(5)]
     assert [d.id for d in map(train.document, range(15))] == [f"train{n}-{i}" for n in range(3) for i in range(5)]
     assert train.document(7).origin == f"{tmp_path}/in/train-1.jsonl.gz#3"
     assert train.document(7).num_bytes == len("train file 1 line 2\n" * 3)
@@ -164,7 +166,7 @@ def test_a_single_stream_goes_into_cache_shards(tmp_path: Path, here: list[str],
     build.build(data)
     found = TokenCache(tmp_path / "cache/mine/train")
     assert [s["num_documents"] for s in found.manifest["shards"]] == [3, 3, 3, 2]
-    assert sorted(texts(found.folder)) == sorted(f"train file 0 line {i}\n" * (i + 1) for i in range(11))
+    assert sorted(texts(found.folder)) == sorted(text_of("train", 0, i) for i in range(11))
 
 
 def test_one_corpus_is_cached_once_for_all_its_objectives(tmp_path: Path, here: list[str]) -> None:
@@ -198,7 +200,8 @@ THEIRS = """
 import seqio, tensorflow as tf
 
 def pairs(split, shuffle_files, seed=None):
-    return tf.data.Dataset.from_tensor_slices({"inputs": [f"{split} question {i}" for i in range(7)], "targets": [f"answer {i}" for i in range(7)]})
+    rows = {"inputs": [f"{split} question {i}" for i in range(7)], "targets": [f"answer {i}" for i in range(7)]}
+    return tf.data.Dataset.from_tensor_slices(rows)
 
 FEATURES = {name: seqio.Feature(seqio.ByteVocabulary(), add_eos=True) for name in ("inputs", "targets")}
 STEPS = [seqio.preprocessors.tokenize, seqio.CacheDatasetPlaceholder(), seqio.preprocessors.append_eos_after_trim]
@@ -257,7 +260,7 @@ def test_tasks_that_cannot_be_cached_are_refused(here: list[str], theirs: Data) 
         ({"mixture": "gone"}, "unknown Task or Mixture 'gone'"),
         ({"vocabulary": "gone.model"}, "vocabulary file not found: gone.model"),
         ({"corpora": {"mine": Corpus(files="gone-*.txt")}}, "glob without a match"),
-        ({"max_document_bytes": 50}, r"in/train-0.jsonl.gz, record 2: longer than data.max_document_bytes = 50"),
+        ({"max_document_bytes": 50}, r"\d.jsonl.gz, record 1: longer than data.max_document_bytes = 50"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path: Path, here: list[str], change: dict[str, Any], words: str) -> None:
@@ -311,47 +314,39 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_killed_it_goes_on_from_the_finished_shards(tmp_path: Path, here: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    data = corpus(tmp_path, num_files=40, each=3)
-    process = start(tmp_path, data, "--processes=1")
+    data = corpus(tmp_path, num_files=12, each=250)
+    process = start(tmp_path, data, "--processes=2")
     folder, deadline = tmp_path / "cache/mine/train", time.monotonic() + 120
-    while len(list(folder.glob("shard-*.json"))) < 3 and time.monotonic() < deadline and process.poll() is None:
+    while len(list(folder.glob("shard-*.json"))) < 1 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     workers = children(process.pid)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    err = process.communicate()[1]
+    assert "tensorflow" not in err.lower() and "LOG(INFO)" not in err  # the libraries' notes are kept away
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert workers and not any(map(alive, workers)), "a worker outlived its parent"
+    assert len(workers) >= 2 and not any(map(alive, workers)), "a worker outlived its parent"
     finished = {p.name: p.stat().st_mtime_ns for p in folder.glob("shard-*.json")}
-    assert 3 <= len(finished) < 40 and not (folder / "manifest.json").exists()
+    assert 1 <= len(finished) < 12 and not (folder / "manifest.json").exists()
 
     assert cache_tasks.main([f"--config={tmp_path}/c.py", "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["built"] == 41 - len(finished)
+    assert result["built"] == 13 - len(finished)
     assert finished == {name: (folder / name).stat().st_mtime_ns for name in finished}  # not one was built twice
-    assert texts(folder) == [f"train file {n} line {i}\n" * (i + 1) for n in sorted(range(40), key=str) for i in range(3)]
+    assert TokenCache(folder).num_documents == 12 * 250
+    # the same as one that was never interrupted, and that one process made
+    assert build.build(replace(data, cache_dir=f"{tmp_path}/uninterrupted"))["corpora"] == result["corpora"]
 
-    again = replace(data, cache_dir=f"{tmp_path}/uninterrupted")
-    assert build.build(again)["corpora"] == result["corpora"]
 
-
-def test_two_processes_give_the_same_cache_and_sigterm_says_how_to_go_on(tmp_path: Path, here: list[str]) -> None:
-    data = corpus(tmp_path)
-    process = start(tmp_path, data, "--processes=2", "--json")
-    out, err = process.communicate(timeout=180)
-    assert process.returncode == 0, err
-    assert "TensorFlow" not in err and "LOG(INFO)" not in err  # the libraries' notes are kept away
-    assert json.loads(out.splitlines()[-1])["corpora"] == build.build(replace(data, cache_dir=f"{tmp_path}/other"))["corpora"]
-
-    (tmp_path / "in/train-0.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n'))
-    process = start(tmp_path, data, "--processes=1")
+def test_sigterm_says_how_to_go_on(tmp_path: Path) -> None:
+    process = start(tmp_path, corpus(tmp_path), "--processes=1")
     assert process.stderr is not None
     for line in process.stderr:
         if "caching" in line:
             break
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 75 and "run the same command again" in err
+    assert process.returncode == 75 and "run the same command again" in err and "Traceback" not in err
 
 
 def test_bad_input_ends_the_tool_with_one_line_and_code_2(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from support import BYTES
 
 from pretrainx.core.rng import generator
 from pretrainx.data.cache import TokenCache
-from pretrainx.data.windows import Windows, from_pieces
+from pretrainx.data.windows import Windows
+from pretrainx.objectives.examples import from_pieces
 from pretrainx.models.transformer import Outputs
 from pretrainx.objectives import causal, masked
 from pretrainx.objectives.interface import Window

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from support import BYTES, documents, encode, write_split
 
 from pretrainx.data.cache import TokenCache
-from pretrainx.data.windows import Windows, from_pieces
+from pretrainx.data.windows import Windows
+from pretrainx.objectives.examples import from_pieces
 
 
 def stream_of(cache: TokenCache) -> np.ndarray:

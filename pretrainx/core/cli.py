@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from pretrainx.core import config as configs
+from pretrainx.core import platforms
 from pretrainx.core.config import Config
 from pretrainx.core.errors import EXIT_BAD_INPUT, EXIT_GUARD, EXIT_INTERRUPTED, GuardStop, InputError, Interrupted, nearest
 from pretrainx.core.logs import log
@@ -31,6 +32,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 def outcome(main: Callable[[], int | None]) -> int:
     """The exit code of a tool, its error printed."""
+    platforms.settle()
     logging.getLogger("absl").setLevel(logging.ERROR)  # the checkpoint library tells every small step as a warning
     try:
         code = main() or 0

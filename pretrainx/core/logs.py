@@ -1,5 +1,6 @@
 """What a person sees while something long runs: a live bar on a terminal, plain lines in a log. All to stderr."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -10,10 +11,15 @@ T = TypeVar("T")
 _tee: TextIO | None = None
 
 
-def tee(path: Path | str) -> None:
-    """From now on `log` also appends to this file."""
+@contextlib.contextmanager
+def tee(path: Path | str) -> Iterator[None]:
+    """Inside it, `log` also appends to this file."""
     global _tee
-    _tee = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the process
+    with open(path, "a", encoding="utf-8", buffering=1) as _tee:
+        try:
+            yield
+        finally:
+            _tee = None
 
 
 def log(message: str) -> None:

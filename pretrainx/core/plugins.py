@@ -6,13 +6,14 @@ A name with a dot is the user's own module (`my_project.my_objective`), imported
 import importlib
 import importlib.util
 import pkgutil
+import re
 from types import ModuleType
 
 from pretrainx.core.errors import InputError, nearest
 
 
 def names(package: str, attribute: str) -> list[str]:
-    """The plug-ins of a package: its public modules whose source defines `attribute` at the top level."""
+    """The plug-ins of a package: its public modules whose source defines `attribute` at the top level, not as a Protocol."""
     home = importlib.import_module(package)
     found = []
     for info in pkgutil.iter_modules(home.__path__):
@@ -20,7 +21,7 @@ def names(package: str, attribute: str) -> list[str]:
         if spec and spec.origin and not info.name.startswith("_"):
             with open(spec.origin, encoding="utf-8") as stream:
                 text = stream.read()
-            if f"\nclass {attribute}" in text or f"\ndef {attribute}(" in text:
+            if re.search(rf"^(class|def) {attribute}\b(?!\(Protocol\))", text, re.MULTILINE):
                 found.append(info.name)
     return sorted(found)
 

@@ -232,8 +232,8 @@ class Workers:
         shards = list(shards)
         self.processes = min(self.processes, len(shards))
         what = ", ".join(sorted({s.corpus for s in shards}))
-        log(f"caching {len(shards)} shards of {what} in {self.processes} {'process' if self.processes == 1 else 'processes'} ...")
         with _stoppable():
+            log(f"caching {len(shards)} shards of {what} in {self.processes} {'process' if self.processes == 1 else 'processes'} ...")
             futures = [self._submit(_build_shard, shard) for shard in shards]
             for future in progress(as_completed(futures), len(futures), "caching", "shards"):
                 _result(future)

@@ -7,6 +7,7 @@ its devices hold, so the batch does not depend on how many processes there are. 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -14,15 +15,16 @@ import numpy as np
 from absl import flags
 
 from pretrainx.core import files, plugins
-from pretrainx.core.errors import InputError
-from pretrainx.core.rng import generator
+from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.sections import Data
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data.cache import TokenCache, locate
 from pretrainx.data.mixture_spec import parse_mixture
 from pretrainx.data.order import Order, Rows
 from pretrainx.data.windows import Windows
+from pretrainx.objectives.examples import feature_spec, make_objective, randomness
 from pretrainx.objectives.interface import Features, Objective
+from pretrainx.tasks import corpora
 
 DIGEST_BITS = 256
 
@@ -79,7 +81,7 @@ def open_mixture(data: Data, split: str) -> Mixture:
       InputError: a cache is missing, caches disagree on the vocabulary, or an objective refuses its arguments.
     """
     rates = parse_mixture(data)
-    caches = {corpus: TokenCache(locate(data.cache_dir, corpus, split)) for corpus, _ in rates}
+    caches = {corpus: open_cache(data, corpus, split) for corpus, _ in rates}
     first, *others = caches.items()
     for corpus, cache in others:
         if cache.vocabulary != first[1].vocabulary:
@@ -100,19 +102,29 @@ def open_mixture(data: Data, split: str) -> Mixture:
     return Mixture(sources, first[1].vocabulary, data.seed, data.sequence_length, data.objectives)
 
 
-def make_objective(name: str, data: Data, vocabulary: Vocabulary) -> Objective:
-    module = plugins.find("pretrainx.objectives", "Objective", name, "data.mixture")
-    try:
-        return module.Objective(vocabulary, data.sequence_length, **data.objectives.get(name, {}))
-    except TypeError as error:
-        raise InputError(f"data.objectives.{name}: {str(error).replace('Objective.__init__() ', '')}") from None
+def open_cache(data: Data, corpus: str, split: str) -> TokenCache:
+    """The cache of a corpus; where there is none, the error tells a name never heard of from one not cached yet."""
+    folder = locate(data.cache_dir, corpus, split)
+    if (folder / "manifest.json").exists():
+        return TokenCache(folder)
+    cached = {path.parent.parent.name for path in Path(data.cache_dir).glob(f"*/{split}/manifest.json")}
+    known = cached | set(corpora.known(data))
+    name, _, objective = corpus.partition(":")
+    if objective and name in known:
+        objectives = plugins.names("pretrainx.objectives", "Objective")
+        raise InputError(f"data.mixture: unknown objective {objective!r} in {corpus!r}; {nearest(objective, objectives)}")
+    if corpus in known or data.module:
+        raise InputError(
+            f"data.mixture: {corpus!r} has no token cache for its split {split!r} in {data.cache_dir}; run tools/cache_tasks.py first"
+        )
+    raise InputError(f"data.mixture: unknown corpus {corpus!r}; {nearest(corpus, known)}")
 
 
 def example(source: Source, windows: Sequence[int], epochs: Sequence[int], seed: int) -> list[Features]:
     """The features of rows of one source. Randomness has the address (seed, source, epoch, window)."""
     read = source.windows.read(windows)
     return [
-        source.objective.example(window, generator(seed, "objective", source.name, int(epoch), int(index)))
+        source.objective.example(window, randomness(seed, source.name, int(epoch), int(index)))
         for window, index, epoch in zip(read, windows, epochs, strict=True)
     ]
 
@@ -125,12 +137,11 @@ class RowBuilder:
         self.objective_ids = {name: i for i, name in enumerate(mixture.objectives)}
         self.spec: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
         for source in mixture.sources:
-            for name, array in example(source, [0], [0], mixture.seed)[0].items():
-                known = self.spec.setdefault(name, (array.shape, array.dtype))
-                if known != (array.shape, array.dtype):
+            for name, made in feature_spec(source.objective, mixture.vocabulary).items():
+                known = self.spec.setdefault(name, made)
+                if known != made:
                     raise InputError(
-                        f"data.mixture: objectives disagree on feature {name!r}: {known} against {array.shape, array.dtype}"
-                        f" in {source.name}; they cannot share a batch"
+                        f"data.mixture: objectives disagree on feature {name!r}: {known} against {made} in {source.name}; they cannot share a batch"
                     )
 
     def batch_spec(self, batch_size: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

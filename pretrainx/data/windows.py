@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pretrainx.data.cache import TokenCache
+from pretrainx.objectives.examples import from_pieces
 from pretrainx.objectives.interface import Window
 
 
@@ -39,12 +40,3 @@ class Windows:
     def _first_input(self, pieces: list[tuple[int, int, int]], previous: int) -> int:
         index, first, _ = pieces[0]
         return self.start_id if self.cache.document_span(index, self.feature)[0] == first else previous
-
-
-def from_pieces(tokens: np.ndarray, pieces: Sequence[tuple[int, int]], first_input: int) -> Window:
-    """A Window from its tokens and the stretches of its documents; what no stretch covers is padding."""
-    segment_ids, positions = np.zeros(len(tokens), np.int32), np.zeros(len(tokens), np.int32)
-    for number, (first, last) in enumerate(pieces, 1):
-        segment_ids[first:last] = number
-        positions[first:last] = np.arange(last - first, dtype=np.int32)
-    return Window(tokens, segment_ids, positions, first_input)

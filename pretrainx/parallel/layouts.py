@@ -49,7 +49,7 @@ def resolve(layout: str | dict[str, Any]) -> Layout:
     """A Layout from its name, or from a dict of rules given in the config.
 
     Raises:
-      InputError: unknown layout, dim or axis, or one axis used twice for one weight.
+      InputError: unknown layout, dim or axis.
     """
     if isinstance(layout, str):
         if layout not in LAYOUTS:
@@ -65,6 +65,8 @@ def resolve(layout: str | dict[str, Any]) -> Layout:
         for dim, axes in rules.items():
             if dim not in dims:
                 raise InputError(f"layout.{kind}.{dim}: unknown dim; {nearest(dim, dims)}")
+            if not isinstance(axes, (str, list, tuple)):
+                raise InputError(f"layout.{kind}.{dim}: expected a mesh axis or a list of them, found {axes!r}")
             for axis in (axes,) if isinstance(axes, str) else axes:
                 if axis not in AXES:
                     raise InputError(f"layout.{kind}.{dim}: unknown mesh axis {axis!r}; {nearest(str(axis), AXES)}")

@@ -9,7 +9,7 @@ from pretrainx.train import build
 from pretrainx.train.describe import memory_bytes
 from pretrainx.train.experiment import Experiment
 
-OUT_OF_MEMORY = "CompileTimeHbmOom"
+OUT_OF_MEMORY = ("CompileTimeHbmOom", "exceeds available HBM")  # the compiler has two ways to say it
 
 
 def plan(experiment: Experiment, name: str) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def plan(experiment: Experiment, name: str) -> dict[str, Any]:
     try:
         compiled = program.compile_train()
     except Exception as error:  # the compiler's own error types are private
-        if OUT_OF_MEMORY not in str(error):
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         return result | {"fits": False, "compile_seconds": time.perf_counter() - start, "refusal": str(error).splitlines()[0]}
     text = compiled.as_text()

@@ -18,7 +18,6 @@ from pretrainx.core import files
 from pretrainx.core.errors import InputError
 from pretrainx.core.sections import Data
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.curate.readers import Counts
 from pretrainx.tasks.corpora import SPLITS
 from pretrainx.tasks.sources import DocumentSource
 
@@ -72,8 +71,6 @@ def examples(task: seqio.Task, split: str, index: int, of: int, vocabulary: Voca
       InputError: what the source says against its input, or features that are no token sequences.
     """
     source = task.source
-    if isinstance(source, DocumentSource):
-        source.counts = Counts()
     counts.update(empty=0, not_lossless=0)
     try:
         for number, example in enumerate(_dataset(task, split, index, of).as_numpy_iterator()):
@@ -92,11 +89,20 @@ def examples(task: seqio.Task, split: str, index: int, of: int, vocabulary: Voca
 
 def _dataset(task: seqio.Task, split: str, index: int, of: int) -> tf.data.Dataset:
     source, info = task.source, seqio.ShardInfo(index, of)
+    if isinstance(source, DocumentSource):
+        source.select(split, info)
+        return _pipeline(task)
     if source.supports_arbitrary_sharding or len(source.list_shards(split)) >= of:
         dataset = source.get_dataset(split, shuffle=False, shard_info=info)
     else:
         dataset = source.get_dataset(split, shuffle=False).shard(of, index)
     return task.preprocess_precache(dataset, seed=0)
+
+
+@functools.lru_cache(maxsize=8)
+def _pipeline(task: seqio.Task) -> tf.data.Dataset:
+    """The pre-cache steps over whatever the Task's source has selected."""
+    return task.preprocess_precache(task.source.selected, seed=0)
 
 
 def _example(task: seqio.Task, example: dict[str, Any], name: str, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -4,42 +4,36 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import seqio
-import tensorflow as tf
 
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.sections import Data
 from pretrainx.tasks import corpora, mixtures, preprocess, sources, vocabularies, vocabulary_spec
 from pretrainx.tasks.mixtures import split_name
-
-Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
-
-
-def objective_step(name: str, options: Mapping[str, Any]) -> Preprocessor | None:
-    """The post-cache step that makes examples of an objective under plain SeqIO; None leaves the token stream."""
-    del name, options
-    return None
+from pretrainx.tasks.objective_step import with_objective
 
 
 def make_task(name: str, data: Data) -> seqio.Task:
-    """The Task "corpus" or "corpus:objective" of a corpus that the config describes or that is built in."""
+    """The Task of a corpus that the config describes or that is built in.
+
+    "corpus" gives its documents as tokens; "corpus:objective" the objective's features of windows over them.
+    """
     corpus_name, objective = split_name(name, data)
     corpus = corpora.get(corpus_name, data)
     vocabulary = vocabularies.to_seqio(vocabulary_spec.load(data.vocabulary))
     steps: list[Any] = [preprocess.tokenize_text, seqio.preprocessors.append_eos, seqio.CacheDatasetPlaceholder()]
     if corpus.source == "tfds":
         steps.insert(0, functools.partial(preprocess.keep_text, text_key=corpus.text_key))
-    if (step := objective_step(objective, data.objectives.get(objective, {}))) is not None:
-        steps.append(step)
-    return seqio.Task(
-        name,
+    task = seqio.Task(
+        corpus_name,
         source=sources.from_corpus(corpus_name, data),
         output_features={"targets": seqio.Feature(vocabulary, add_eos=True)},
         preprocessors=steps,
     )
+    return task if name == corpus_name else with_objective(task, name, objective, data)
 
 
 def find_task(corpus: str, data: Data) -> seqio.Task:

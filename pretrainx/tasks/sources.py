@@ -4,6 +4,7 @@ Their examples are {"text", "id", "origin"}. What the reader has to say against 
 a caller of tf.data only as the text of a TensorFlow error: it is kept in `failure`, to be raised as itself.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,26 +48,41 @@ class DocumentSource(seqio.DataSource):
         **unused: Any,
     ) -> tf.data.Dataset:
         """Shard i of n: every n-th file where there are as many files, else every n-th record of each file."""
-        names, part = self.list_shards(split), (0, 1)
-        if shard_info is not None and shard_info.num_shards > 1:
-            if len(names) >= shard_info.num_shards:
-                names = names[shard_info.index :: shard_info.num_shards]
-            else:
-                part = (shard_info.index, shard_info.num_shards)
+        names, part = self._shard(split, shard_info)
         order = tf.data.Dataset.from_tensor_slices(names)
         if shuffle and len(names) > 1:
             order = order.shuffle(len(names), seed=seed)
-        return order.flat_map(
-            lambda name: tf.data.Dataset.from_generator(
-                lambda n: self._examples(split, n.decode(), part), args=(name,), output_signature=SIGNATURE
-            )
-        )
 
-    def _examples(self, split: str, name: str, part: tuple[int, int]) -> Iterator[dict[str, bytes]]:
-        self.failure = None
+        def of_one(name: tf.Tensor) -> tf.data.Dataset:
+            return tf.data.Dataset.from_generator(
+                lambda n: self._examples(split, [n.decode()], part), args=(name,), output_signature=SIGNATURE
+            )
+
+        return order.flat_map(of_one)
+
+    def select(self, split: str, shard_info: seqio.ShardInfo) -> None:
+        """Chooses what iterating over `selected` gives next."""
+        self._selected = (split, *self._shard(split, shard_info))
+        self.counts, self.failure = Counts(), None
+
+    @functools.cached_property
+    def selected(self) -> tf.data.Dataset:
+        """One data set for every shard in turn: what is mapped over it is traced once, not once a shard."""
+        return tf.data.Dataset.from_generator(lambda: self._examples(*self._selected), output_signature=SIGNATURE)
+
+    def _shard(self, split: str, info: seqio.ShardInfo | None) -> tuple[list[str], tuple[int, int]]:
+        names = self.list_shards(split)
+        if info is None or info.num_shards <= 1:
+            return names, (0, 1)
+        if len(names) >= info.num_shards:
+            return names[info.index :: info.num_shards], (0, 1)
+        return names, (info.index, info.num_shards)
+
+    def _examples(self, split: str, names: list[str], part: tuple[int, int]) -> Iterator[dict[str, bytes]]:
         try:
-            for document in self._read(split, name, part, self.counts):
-                yield {key: getattr(document, key).encode("utf-8", "replace") for key in ("text", "id", "origin")}
+            for name in names:
+                for document in self._read(split, name, part, self.counts):
+                    yield {key: getattr(document, key).encode("utf-8", "replace") for key in ("text", "id", "origin")}
         except InputError as error:
             self.failure = error
             raise

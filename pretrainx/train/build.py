@@ -15,12 +15,12 @@ from jax.sharding import NamedSharding
 
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.vocabulary import SpecialIds, Vocabulary
-from pretrainx.data.loader import Mixture, RowBuilder, make_objective
+from pretrainx.data.loader import Mixture, RowBuilder
 from pretrainx.data.mixture_spec import parse_mixture
-from pretrainx.data.windows import from_pieces
 from pretrainx.evaluate.perplexity import EvalStep, make_eval_step
 from pretrainx.models import skeleton as skeletons
 from pretrainx.models.skeleton import Skeleton
+from pretrainx.objectives.examples import feature_spec, make_objective
 from pretrainx.objectives.interface import Objective
 from pretrainx.optim import schedules
 from pretrainx.parallel import layouts, mesh
@@ -153,8 +153,6 @@ def without_data(experiment: Experiment, devices: Sequence[Any] | None = None) -
     objectives = {name: make_objective(name, data, vocabulary) for name in sorted(named)}
     spec: BatchSpec = {"objective": ((experiment.train.batch_size,), np.dtype(np.int32))}
     for objective in objectives.values():
-        length = objective.window_length
-        window = from_pieces(np.full(length, 7, np.int32), [(0, length)], vocabulary.special.start)
-        for name, array in objective.example(window, np.random.default_rng(0)).items():
-            spec[name] = ((experiment.train.batch_size, *array.shape), array.dtype)
+        for name, (shape, dtype) in feature_spec(objective, vocabulary).items():
+            spec[name] = ((experiment.train.batch_size, *shape), dtype)
     return assemble(experiment, vocabulary, objectives, spec, None, devices)

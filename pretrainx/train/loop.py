@@ -7,7 +7,7 @@ resumed run neither repeats nor misses one. The loader needs no saving: its stat
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -261,7 +261,6 @@ def logs_of(run: Run) -> Iterator[Reporter]:
     tokens = experiment.train.batch_size * experiment.data.sequence_length
     if first:
         run.folder.mkdir(parents=True, exist_ok=True)
-        logs.tee(run.folder / "log.txt")
         keep_until(run.folder / "metrics.jsonl", run.step)
         files.write_json(run.folder / "config.json", run.facts["config"])
         run.mixture.vocabulary.save(run.folder)
@@ -274,7 +273,8 @@ def logs_of(run: Run) -> Iterator[Reporter]:
         peak=peak * len(devices) if peak else None, tensorboard=experiment.log.tensorboard,
     )  # fmt: skip
     reporter.pending = list(run.pending)
-    try:
-        yield reporter
-    finally:
-        reporter.close()
+    with logs.tee(run.folder / "log.txt") if first else nullcontext():
+        try:
+            yield reporter
+        finally:
+            reporter.close()

@@ -70,7 +70,7 @@ def make_train_step(
         grads, loss, parts, weights = gradients(state.params, batch)
         if sharded_update:  # ZeRO: each device reduces, and updates, the part whose moments it holds
             grads = place(grads, partitioner.moment)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

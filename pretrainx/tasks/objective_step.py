@@ -1,0 +1,112 @@
+"""An objective under plain SeqIO: a Task's cached documents become the windows and features that our loader makes.
+
+Read without shuffling and unsharded, row i holds the same bytes as window i of the loader's first epoch, as long as
+the source gives documents in the order of the token cache (files in order; a single large file is cached in
+interleaved parts, see data/build.py). Everything that differs between rows and runs of the loader stays with the
+loader: order, rates, epochs, resumption.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from pretrainx.core.errors import InputError
+from pretrainx.core.sections import Data
+from pretrainx.core.vocabulary import SpecialIds, Vocabulary
+from pretrainx.objectives.examples import feature_spec, from_pieces, make_objective, randomness
+from pretrainx.objectives.interface import Features, Objective, Window
+from pretrainx.tasks import vocabulary_spec
+
+STREAM = "targets"  # the feature whose documents are the token stream
+
+
+def with_objective(task: seqio.Task, name: str, objective_name: str, data: Data) -> seqio.Task:
+    """The Task called `name`: the documents of `task` up to its cache placeholder, then examples of the objective.
+
+    Its output features are what the model reads; `seqio.PassThroughFeatureConverter` hands them on as they are.
+    """
+    vocabulary = vocabulary_spec.load(data.vocabulary)
+    objective = make_objective(objective_name, data, vocabulary)
+    text = task.output_features[STREAM]
+    return seqio.Task(
+        name,
+        source=task.source,
+        # as one step, so that the steps of the task see its own output features and not those of the objective
+        preprocessors=[
+            _cached_steps(task),
+            seqio.CacheDatasetPlaceholder(),
+            _examples(name, objective, vocabulary, data.seed, text.add_eos),
+        ],
+        output_features={
+            feature: _feature(feature, shape, dtype, text.vocabulary)
+            for feature, (shape, dtype) in feature_spec(objective, vocabulary).items()
+        },
+    )
+
+
+def windows(documents: Iterable[np.ndarray], length: int, special: SpecialIds, add_eos: bool = True) -> Iterator[Window]:
+    """The windows of the stream of these documents, as data/windows.py reads them from the cache of it.
+
+    Documents without content are left out, as they are when the cache is written.
+    """
+    tokens, pieces, filled, first_input = np.full(length, special.pad, np.int32), [], 0, special.start
+    for document in documents:
+        if not np.any(document != special.eos):
+            continue
+        if add_eos and document[-1] != special.eos:
+            document = np.append(document, special.eos)
+        done = 0
+        while done < len(document):
+            if not filled:
+                first_input = int(document[done - 1]) if done else special.start
+            take = min(length - filled, len(document) - done)
+            tokens[filled : filled + take] = document[done : done + take]
+            pieces.append((filled, filled + take))
+            filled, done = filled + take, done + take
+            if filled == length:
+                yield from_pieces(tokens, pieces, first_input)
+                tokens, pieces, filled = np.full(length, special.pad, np.int32), [], 0
+    if filled:
+        yield from_pieces(tokens, pieces, first_input)
+
+
+def _cached_steps(task: seqio.Task) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    return lambda dataset: task.preprocess_precache(dataset, seed=0)  # the seed under which the token cache is written
+
+
+def _examples(name: str, objective: Objective, vocabulary: Vocabulary, seed: int, add_eos: bool) -> Callable[..., tf.data.Dataset]:
+    spec = feature_spec(objective, vocabulary)
+    signature = {feature: tf.TensorSpec(shape, tf.as_dtype(dtype)) for feature, (shape, dtype) in spec.items()}
+
+    def make_examples(dataset: tf.data.Dataset, sequence_length: Mapping[str, int | None] | None = None) -> tf.data.Dataset:
+        _refuse_other_lengths(name, sequence_length, spec)
+
+        def generate() -> Iterator[Features]:
+            documents = (example[STREAM] for example in dataset.as_numpy_iterator())
+            for index, window in enumerate(windows(documents, objective.window_length, vocabulary.special, add_eos)):
+                yield objective.example(window, randomness(seed, name, 0, index))
+
+        return tf.data.Dataset.from_generator(generate, output_signature=signature)
+
+    return make_examples
+
+
+def _refuse_other_lengths(name: str, asked: Mapping[str, int | None] | None, spec: Mapping[str, Any]) -> None:
+    """SeqIO would trim features to the lengths asked for, and lose what the objective put behind them."""
+    for feature, length in (asked or {}).items():
+        if length is not None and feature in spec and length != spec[feature][0][0]:
+            raise InputError(
+                f"Task {name!r}: sequence_length of {feature!r} is {length}, but data.sequence_length makes it {spec[feature][0][0]}; "
+                "change data.sequence_length and register the Task anew"
+            )
+
+
+def _feature(name: str, shape: tuple[int, ...], dtype: np.dtype, vocabulary: seqio.Vocabulary) -> seqio.Feature:
+    """A feature of tokens keeps the vocabulary, so that SeqIO's own tools can show it; others are passed through."""
+    kind = tf.as_dtype(dtype)
+    if kind.is_integer and name.endswith(("tokens", "targets")):
+        return seqio.Feature(vocabulary, add_eos=False, dtype=kind, rank=len(shape))
+    return seqio.ContinuousFeature(dtype=kind, rank=len(shape))
