@@ -5,7 +5,9 @@ import os
 # The flags are read once, when jax starts its backend. Subprocesses of tests inherit them, or set their own.
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile much and compute little: the code generator's own optimisation is off, which halves their time.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 from pathlib import Path
 

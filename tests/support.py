@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from pretrainx.core.config import Config
 from pretrainx.core.vocabulary import SpecialIds, Vocabulary
 from pretrainx.data.cache import CachedDocument, write_manifest, write_shard
-from pretrainx.models.skeleton import Skeleton, map_with_dims
+from pretrainx.models.skeleton import Skeleton
 from pretrainx.train import experiment as experiments
 from pretrainx.train.experiment import Experiment
 
@@ -83,14 +84,18 @@ def numpy_params(skeleton: Skeleton, seed: int = 0) -> Any:
     """Weights drawn by NumPy: no compile, and no bias is zero and no scale one, so that leaving one out would show."""
     rng = np.random.default_rng(seed)
 
-    def draw(dims: tuple[str | None, ...], leaf: Any) -> np.ndarray:
+    def draw(path: Any, leaf: Any, dims: tuple[str | None, ...]) -> np.ndarray:
         x = rng.normal(size=leaf.shape)
         own = [size for dim, size in zip(dims, leaf.shape, strict=True) if dim != "layers"]
-        if "norm" in dims or len(own) < 2:
-            return np.asarray(1 + 0.1 * x if "norm" in dims else 0.1 * x, leaf.dtype)
-        return np.asarray(x / math.sqrt(math.prod(own[:-1])), leaf.dtype)
+        if path[-1].key == "scale":
+            x = 1 + 0.1 * x
+        elif path[-1].key.endswith("bias"):
+            x = 0.1 * x
+        else:
+            x = x / math.sqrt(math.prod(own[:-1]))
+        return np.asarray(x, leaf.dtype)
 
-    return map_with_dims(draw, skeleton.dims, skeleton.abstract)
+    return jax.tree_util.tree_map_with_path(draw, skeleton.abstract, skeleton.dims)
 
 
 def write_config(path: Path, values: dict[str, Any]) -> Path:

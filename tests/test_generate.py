@@ -31,7 +31,7 @@ def uncached(model: Skeleton, params: Any, prompt: list[int], num_tokens: int) -
     length = len(prompt) + num_tokens
 
     @jax.jit
-    def next_token(tokens: jax.Array, last: jax.Array) -> jax.Array:
+    def next_token(params: Any, tokens: jax.Array, last: jax.Array) -> jax.Array:
         batch = {"tokens": tokens, "positions": jnp.arange(length)[None], "segment_ids": jnp.ones((1, length), jnp.int32)}
         outputs = model.merge(params)(batch)
         return jnp.argmax(outputs.logits(outputs.hidden[0, last]))
@@ -39,7 +39,7 @@ def uncached(model: Skeleton, params: Any, prompt: list[int], num_tokens: int) -
     tokens = list(prompt)
     for _ in range(num_tokens):
         padded = jnp.asarray([tokens + [0] * (length - len(tokens))], jnp.int32)
-        tokens.append(int(next_token(padded, jnp.asarray(len(tokens) - 1))))
+        tokens.append(int(next_token(params, padded, jnp.asarray(len(tokens) - 1))))
     return tokens[len(prompt) :]
 
 
@@ -55,13 +55,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_cached_greedy_equals_uncached(variant: str) -> None:
     model = build(**VARIANTS[variant])
     params = numpy_params(model, seed=3)
+    if variant == "learned":
+        params["embedding"] *= 16  # or positions and biases drown the tokens, and it says one thing for ever
     rng = np.random.default_rng(0)
     prompts = [rng.integers(3, 259, n).tolist() for n in (1, 6, 11)]
     padded = np.asarray([p + [0] * (11 - len(p)) for p in prompts], np.int32)
     generate = make_generate(model, BYTES, Sampling(temperature=0), 10)
     made = np.asarray(generate(params, padded, np.asarray([1, 6, 11], np.int32), jax.random.key(0)))
     wanted = [uncached(model, params, prompt, 10) for prompt in prompts]
-    assert len({tuple(w) for w in wanted}) == 3 and len(set(sum(wanted, []))) > 5  # the model says different things
+    assert len({tuple(w) for w in wanted}) == 3 and len({token for row in wanted for token in row}) > 5  # the model says different things
     for row, tokens in zip(made.tolist(), wanted, strict=True):
         cut = tokens.index(1) + 1 if 1 in tokens else len(tokens)
         # In bfloat16 two logits may be equal to the last bit, and then either is the greatest: the start must agree.
@@ -87,7 +89,7 @@ def reference(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
 
 
 @given(
-    seed=st.integers(0, 500), k=st.sampled_from([0, 1, 3, 20, 999]), p=st.sampled_from([1.0, 0.9, 0.5, 0.01]), temperature=st.sampled_from([0.3, 1.0, 2.0])
+    seed=st.integers(0, 500), k=st.sampled_from([0, 1, 3, 20, 99]), p=st.sampled_from([1.0, 0.9, 0.01]), temperature=st.sampled_from([0.3, 1.0, 2.0])
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_filters_equal_numpy(seed: int, k: int, p: float, temperature: float) -> None:
@@ -151,7 +153,10 @@ def test_what_cannot_be_sampled() -> None:
         sample_texts(build(positions="learned"), {}, BYTES, ["abc"], Sampling(), 40, 0)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [((-1.0,), "temperature -1"), ((1.0, -2), "top_k -2"), ((1.0, 0, 0.0), "top_p 0"), ((1.0, 0, 1.5), "top_p 1.5")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((-1.0,), "temperature -1"), ((1.0, -2), "top_k -2"), ((1.0, 0, 0.0), "top_p 0"), ((1.0, 0, 1.5), "top_p 1.5")],
+)
 def test_sampling_has_ranges(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Sampling(*arguments)

@@ -1,7 +1,7 @@
 """What an example looks like, and what its loss is, against counting, NumPy in float64, and Optax."""
 
 from collections.abc import Iterable
-
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -17,9 +17,9 @@ from support import BYTES
 from pretrainx.core.rng import generator
 from pretrainx.data.cache import TokenCache
 from pretrainx.data.windows import Windows
-from pretrainx.objectives.examples import from_pieces
 from pretrainx.models.transformer import Outputs
 from pretrainx.objectives import causal, masked
+from pretrainx.objectives.examples import from_pieces
 from pretrainx.objectives.interface import Window
 from pretrainx.objectives.losses import cross_entropy, rows_of, token_losses
 
@@ -30,7 +30,7 @@ def window_of(*documents: Iterable[int], pad: int = 0, first_input: int = BYTES.
     parts = [list(d) for d in documents]
     ends = np.cumsum([0, *map(len, parts)])
     tokens = np.asarray([t for p in parts for t in p] + [0] * pad, np.int32)
-    return from_pieces(tokens, [(int(a), int(b)) for a, b in zip(ends, ends[1:], strict=False)], first_input)
+    return from_pieces(tokens, [(int(a), int(b)) for a, b in pairwise(ends)], first_input)
 
 
 # ---- causal

@@ -81,12 +81,16 @@ def closed_form(name: str, step: int, warmup: int, total: int, decay: int, end: 
 
 
 @pytest.mark.parametrize("name", schedules.NAMES)
-@pytest.mark.parametrize(("warmup", "total", "decay", "end"), [(10, 100, 20, 0.1), (0, 7, 3, 0.0), (1, 1, 0, 0.5), (5, 5, 0, 0.1), (3, 50, 47, 1.0)])
+@pytest.mark.parametrize(
+    ("warmup", "total", "decay", "end"), [(10, 100, 20, 0.1), (0, 7, 3, 0.0), (1, 1, 0, 0.5), (5, 5, 0, 0.1), (3, 50, 47, 1.0)]
+)
 def test_schedules_equal_their_closed_forms(name: str, warmup: int, total: int, decay: int, end: float) -> None:
     schedule = schedules.build(name, warmup_steps=warmup, total_steps=total, decay_steps=decay, end=end)
     found = [float(schedule(jnp.asarray(s))) for s in range(total + 10)]
     if not (name == "warmup_stable_decay" and decay == 0):
-        np.testing.assert_allclose(found, [closed_form(name, s, warmup, total, decay, end) for s in range(total + 10)], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            found, [closed_form(name, s, warmup, total, decay, end) for s in range(total + 10)], rtol=1e-5, atol=1e-6
+        )
     assert found[0] > 0 or end == 0
     assert max(found) <= 1 + 1e-6
     if warmup and name != "constant":
@@ -114,7 +118,12 @@ def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_adamw() -> None:
     tx, plain = muon.build(config, DIMS, flat_schedule), adamw.build(adamw.Config(peak_lr=1e-2, clip_norm=0.0), DIMS, flat_schedule)
     params, grads = arrays(0), arrays(1)
     updates, theirs = (paths(t.update(grads, t.init(params), params)[0]) for t in (tx, plain))
-    matrices = {"blocks/attention/query": (12, 12), "blocks/attention/out": (12, 12), "blocks/mlp/up": (12, 24), "blocks/mlp/down": (24, 12)}
+    matrices = {
+        "blocks/attention/query": (12, 12),
+        "blocks/attention/out": (12, 12),
+        "blocks/mlp/up": (12, 24),
+        "blocks/mlp/down": (24, 12),
+    }
     for name, (rows, columns) in matrices.items():
         scale = math.sqrt(max(1, columns / rows))
         for layer in updates[name]:

@@ -56,7 +56,12 @@ def test_neighbours_are_torn_apart() -> None:
 def test_the_order_differs_by_epoch_source_and_seed() -> None:
     order = order_of([1.0, 1.0], [300, 300])
     index = np.arange(300)
-    shuffles = [order.permutation(0, 0), order.permutation(0, 1), order.permutation(1, 0), order_of([1.0, 1.0], [300, 300], seed=1).permutation(0, 0)]
+    shuffles = [
+        order.permutation(0, 0),
+        order.permutation(0, 1),
+        order.permutation(1, 0),
+        order_of([1.0, 1.0], [300, 300], seed=1).permutation(0, 0),
+    ]
     made = {permutation(index).tobytes() for permutation in shuffles}
     assert len(made) == 4
 

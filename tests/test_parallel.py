@@ -122,8 +122,8 @@ def test_all_misfits_are_in_one_sentence(cache_dir: Path) -> None:
         )  # fmt: skip
     message = str(caught.value)
     for part in (
-        "train.batch_size 7 is not divisible by 2", "6 and 8", "eval.batch_size 5", "embed 33", "heads 6", "kv 3", "mlp 66", "tensor=4", "fsdp=2",
-        "sizes that would work: 1, 2, 3, 6",
+        "train.batch_size 7 is not divisible by 2", "6 and 8", "eval.batch_size 5", "embed 33", "heads 6", "kv 3", "mlp 66",
+        "tensor=4", "fsdp=2", "sizes that would work: 1, 2, 3, 6",
     ):  # fmt: skip
         assert part in message, part
     assert message.count("embed 33") == 1
@@ -181,7 +181,9 @@ def test_an_axis_is_used_once_in_an_array() -> None:
     assert spec(("norm", None), rules) == jax.sharding.PartitionSpec(None, None)
 
 
-@pytest.mark.parametrize("change", [{"layout": "dp", "mesh": {"data": 8}}, {"layout": "fsdp_tp", "mesh": {"data": 2, "fsdp": 2, "tensor": 2}}])
+@pytest.mark.parametrize(
+    "change", [{"layout": "dp", "mesh": {"data": 8}}, {"layout": "fsdp_tp", "mesh": {"data": 2, "fsdp": 2, "tensor": 2}}]
+)
 def test_local_rows_of_one_process_are_all_rows(change: dict[str, Any], cache_dir: Path) -> None:
     program, _ = program_on(cache_dir, **change)
     assert multihost.local_rows(program.partitioner.batch(), 8).tolist() == list(range(8))
@@ -197,5 +199,3 @@ def test_sums_over_processes_wrap() -> None:
 def test_half_a_multi_process_command_is_refused(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(InputError, match="--coordinator"):
         multihost.start(*arguments)
-
-

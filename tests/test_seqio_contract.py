@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"id": f"{name}.{i}", "text": t}) + "\n" for i, t in enumerate(lines)))
     mixture = {"mine:causal": 1.0, "mine:masked": 1.0}
     section = Data(
-        mixture=mixture, corpora={"mine": Corpus(files=f"{folder}/{{split}}-*.jsonl")}, sequence_length=LENGTH, seed=11, cache_dir=str(folder)
+        mixture=mixture,
+        corpora={"mine": Corpus(files=f"{folder}/{{split}}-*.jsonl")},
+        sequence_length=LENGTH,
+        seed=11,
+        cache_dir=str(folder),
     )
     task = registry.make_task("mine", section)
     for split in SPLITS:

@@ -148,6 +148,8 @@ def test_tfds_is_a_source(tmp_path: Path, registry: Any) -> None:
     tfds = pytest.importorskip("tensorflow_datasets")
     import tensorflow as tf
 
+    from pretrainx.tasks import cacheable, vocabulary_spec
+
     # a data set as TFDS leaves it on disk
     folder = tmp_path / "tiny" / "1.0.0"
     folder.mkdir(parents=True)
@@ -163,6 +165,11 @@ def test_tfds_is_a_source(tmp_path: Path, registry: Any) -> None:
     assert texts_of(examples(registry.make_task("mine", Data(corpora={"mine": corpus})))) == TEXTS
     task = registry.make_task("mine", Data(corpora={"mine": replace(corpus, holdout=0.2)}))
     assert [len(examples(task, split)) for split in ("train", "validation")] == [18, 5]
+    assert cacheable.shard_names(task) == {split: [f"{folder}/tiny-train.tfrecord-00000-of-00001"] for split in task.splits}
+    (first, *_) = cacheable.examples(task, "train", 1, 3, vocabulary_spec.load("bytes"), {})  # every third, from the second
+    assert (first["id"], first["num_bytes"]) == ("train-00001-0", len(TEXTS[1].encode())) and texts_of([first]) == TEXTS[1:2]
+    with pytest.raises(InputError, match="Task 'mine': its source cannot be listed"):
+        cacheable.shard_names(registry.make_task("mine", Data(corpora={"mine": replace(corpus, files=f"other:1.0.0@{tmp_path}")})))
     with pytest.raises(InputError, match="must name its version"):
         registry.make_task("mine", Data(corpora={"mine": replace(corpus, files="tiny")}))
 

@@ -74,7 +74,10 @@ def test_ragged_and_empty_documents(tmp_path_factory: pytest.TempPathFactory, le
 def test_a_document_of_no_tokens_is_no_segment(tmp_path: Path) -> None:
     from pretrainx.data.cache import CachedDocument, write_manifest, write_shard
 
-    empty = [CachedDocument(f"d{i}", "o", 0, {"targets": np.asarray(tokens, np.int32)}) for i, tokens in enumerate(([], [5, 1], [], [], [6, 1], []))]
+    empty = [
+        CachedDocument(f"d{i}", "o", 0, {"targets": np.asarray(tokens, np.int32)})
+        for i, tokens in enumerate(([], [5, 1], [], [], [6, 1], []))
+    ]
     write_shard(tmp_path, 0, empty, ["targets"], 264)
     write_manifest(tmp_path, corpus="c", split="train", task_sha256="x", vocabulary=BYTES, num_shards=1, source={})
     (window,) = Windows(TokenCache(tmp_path), 6).read([0])

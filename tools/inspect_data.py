@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pretrainx.core import cli, durations
 from pretrainx.core.config import Config
@@ -10,9 +10,24 @@ from pretrainx.core.errors import InputError
 from pretrainx.core.logs import log
 from pretrainx.core.sections import Data, Eval, Train
 
-COLOURS = {"target": "", "context": "dim", "masked": "black on yellow", "replaced": "black on red", "kept": "black on green", "special": "dim cyan"}
-PLAIN = {"target": "{0}", "context": "{0}", "masked": "[{1}]", "replaced": "[{1}>{0}]", "kept": "[={1}]", "special": "{0}"}
-LEGEND = "[word] masked   [word>other] replaced   [=word] kept, and predicted like those"
+if TYPE_CHECKING:  # slow to import: read where they are used, once the command line is right
+    from rich.console import Console
+
+    from pretrainx.data.cache import Document
+    from pretrainx.data.ledger import Row, Sighting, Step
+    from pretrainx.data.loader import Mixture
+
+COLOURS = {
+    "target": "",
+    "context": "dim",
+    "masked": "black on yellow",
+    "replaced": "black on red",
+    "kept": "black on green",
+    "special": "dim cyan",
+}
+# {0} is what the model reads, {1} what it must predict. Colours alone would be lost in a pipe, and on some readers.
+FORMS = {"target": "{0}", "context": "{0}", "masked": "[{1}]", "replaced": "[{1}>{0}]", "kept": "[={1}]", "special": "{0}"}
+LEGEND = {"masked": "[word] masked", "replaced": "[word>other] replaced", "kept": "[=word] kept"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     train, data = config.section("train", Train), config.section("data", Data)
     local = _local_rows(args, train.batch_size)
 
-    from pretrainx.data.loader import open_mixture  # the slow import, once the command line is right
+    from pretrainx.data.loader import open_mixture
 
     mixture = open_mixture(data, "train")
     length = durations.resolve(
@@ -74,7 +89,7 @@ def _local_rows(args: argparse.Namespace, batch_size: int) -> range:
     return range(index * share, (index + 1) * share)
 
 
-def _step(mixture: Any, args: argparse.Namespace, batch_size: int, local: range) -> dict[str, Any]:
+def _step(mixture: "Mixture", args: argparse.Namespace, batch_size: int, local: range) -> dict[str, Any]:
     from pretrainx.data import ledger
 
     step = ledger.describe_step(mixture, args.step, batch_size, local)
@@ -83,7 +98,7 @@ def _step(mixture: Any, args: argparse.Namespace, batch_size: int, local: range)
     return step.to_json(args.rows)
 
 
-def _document(config: Config, mixture: Any, identity: str, batch_size: int, steps: int, show: bool) -> dict[str, Any]:
+def _document(config: Config, mixture: "Mixture", identity: str, batch_size: int, steps: int, show: bool) -> dict[str, Any]:
     from pretrainx.data import ledger
 
     if ledger.find_documents(mixture, identity) or not _held_out(config, identity):
@@ -109,46 +124,58 @@ def _held_out(config: Config, identity: str) -> bool:
     return bool(ledger.find_documents(held_out, identity))
 
 
-def _show_step(step: Any, mixture: Any, limit: int | None) -> None:
+def _show_step(step: "Step", mixture: "Mixture", limit: int | None) -> None:
     from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    colours = COLOURS if console.is_terminal else dict.fromkeys(COLOURS, "")
+    console.print(Text(f"step {step.step}: {len(step.rows)} rows, batch_sha256 {step.batch_sha256}", "bold"))
+    if not all(objective.causal for objective in mixture.objectives.values()):
+        console.print(Text.assemble("predicted: ", *[(LEGEND[kind] + "   ", colours[kind]) for kind in LEGEND]))
+    for row in step.rows[:limit]:
+        weights = [array for name, array in row.features.items() if name.endswith("loss_weights")]
+        predicted = f"{sum(int((w > 0).sum()) for w in weights)} of {sum(w.size for w in weights)} positions predicted"
+        console.print(
+            Text(f"\nrow {row.row} (number {row.number})  {row.source}  epoch {row.epoch}  window {row.window}  {predicted}", "bold")
+        )
+        _show_row(row, mixture, console, colours)
+
+
+def _show_row(row: "Row", mixture: "Mixture", console: "Console", colours: dict[str, str]) -> None:
     from rich.text import Text
 
     from pretrainx.data import ledger
 
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-    kinds = {source.name: source.objective for source in mixture.sources}
-    colours = COLOURS if console.is_terminal else dict.fromkeys(COLOURS, "")
-    console.print(Text(f"step {step.step}: {len(step.rows)} rows, batch_sha256 {step.batch_sha256}", "bold"))
-    if not all(objective.causal for objective in kinds.values()):
-        legend = Text("predicted: ") + Text(LEGEND) if not console.is_terminal else _legend()
-        console.print(legend)
-    for row in step.rows[:limit]:
-        predicted = int((row.features["loss_weights"] > 0).sum())
-        where = f"row {row.row} (number {row.number})  {row.source}  epoch {row.epoch}  window {row.window}"
-        console.print(Text(f"\n{where}  {predicted} of {len(row.features['loss_weights'])} positions predicted", "bold"))
-        for piece in row.documents:
-            console.print(Text(f"-- {piece.id}  tokens {piece.start} to {piece.end} of {piece.document_tokens}  ({piece.origin})", "cyan"))
-            line = Text()
-            for mark in ledger.marks(row.features, kinds[row.source].causal, piece.first, piece.last, mixture.vocabulary):
-                shown = mark.was if console.is_terminal and mark.kind in ("masked", "kept") else PLAIN[mark.kind].format(mark.text, mark.was)
-                line.append(shown, colours[mark.kind])
-            console.print(line)
-        padding = len(row.features["segment_ids"]) - max((piece.last for piece in row.documents), default=0)
+    source = mixture.source(row.source)
+    for piece in row.documents:
+        header = f"-- {piece.id}  tokens {piece.start} to {piece.end} of {piece.document_tokens}  ({piece.origin})"
+        console.print(Text(_visible(header), "cyan"))
+        if not ledger.is_aligned(row.features, source.windows.length):
+            console.print(Text(_visible(piece.text)))
+            continue
+        line = Text()
+        for mark in ledger.marks(row.features, source.objective.causal, piece.first, piece.last, mixture.vocabulary):
+            text = FORMS[mark.kind].format(mark.text, mark.was)
+            line.append(_visible(text.replace("\n", "\\n") if mark.was else text), colours[mark.kind])
+        console.print(line)
+    if ledger.is_aligned(row.features, source.windows.length):
+        padding = source.windows.length - max((piece.last for piece in row.documents), default=0)
         if padding:
             console.print(Text(f"-- {padding} positions of padding", "dim"))
+    else:  # an objective that rearranges its window: shown by the sequences that it made
+        for name, array in row.features.items():
+            if name.endswith(("tokens", "targets")):
+                console.print(Text(f"-> {name}", "cyan"))
+                console.print(Text(_visible("".join(mixture.vocabulary.piece(token) for token in array.tolist()))))
 
 
-def _legend() -> Any:
-    from rich.text import Text
-
-    line = Text("predicted: ")
-    for kind, words in (("masked", "masked"), ("replaced", "[word>other] replaced"), ("kept", "kept")):
-        line.append(words, COLOURS[kind])
-        line.append("   ")
-    return line
+def _visible(text: str) -> str:
+    """The text with control characters written out: a document must not steer the reader's terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _show_document(identity: str, documents: list[Any], found: list[Any], steps: int) -> None:
+def _show_document(identity: str, documents: "list[tuple[str, Document]]", found: "list[Sighting]", steps: int) -> None:
     print(f"document {identity!r}: seen {len(found)} times in {steps} steps")
     for number, (corpus, document) in enumerate(documents):
         print(f"-- {corpus}  {document.end - document.start} tokens, {document.num_bytes} bytes  ({document.origin})")

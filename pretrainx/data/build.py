@@ -117,7 +117,7 @@ def _plan(name: str, data: Data, vocabulary: Vocabulary, workers: "Workers") -> 
         identity: Any = asdict(corpus)
     else:
         answer: Described = workers.ask(_describe, name)
-        shards, identity = answer.shards, answer.identity
+        shards, identity = answer.shards, [answer.identity, asdict(described) if described else None]
     # max_document_bytes is left out: raising it, as its error advises, must not build everything anew
     task_sha256 = files.sha256_json([corpora.PREPROCESS_VERSION, cache.FORMAT, vocabulary.describe(), data.encoding_errors, identity])
     return [_plan_split(name, split, found, task_sha256, data) for split, found in shards.items()]
@@ -309,7 +309,8 @@ def _describe(corpus: str) -> Described:
     from pretrainx.tasks import cacheable
 
     task = _task(corpus)
-    return Described(cacheable.identity(task, _data), cacheable.shard_names(task))
+    shards = cacheable.shard_names(task)  # first, since it says what is wrong with a source
+    return Described(cacheable.identity(task, _data), shards)
 
 
 def _build_shard(shard: Shard) -> None:

@@ -197,7 +197,10 @@ class _Shard:
     def _open(self, suffix: str) -> np.ndarray:
         path = self.folder / f"{self.summary['stem']}.{suffix}"
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size else np.zeros(0, np.int64)
+            if not path.stat().st_size:
+                return np.zeros(0, np.int64)
+            # still a mapped file, but as a plain array: indexing a memmap costs ten times as much
+            return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
         except (OSError, ValueError) as error:
             raise InputError(f"token cache: {path} cannot be read ({error}); run tools/cache_tasks.py again") from None
 
@@ -344,7 +347,9 @@ class TokenCache:
     def find_document(self, identity: str) -> list[int]:
         """Indices of the documents with this id (an id may repeat)."""
         return [
-            int(base) + local for shard, base in zip(self._shards, self._document_starts[:-1], strict=True) for local in shard.find(identity)
+            int(base) + local
+            for shard, base in zip(self._shards, self._document_starts[:-1], strict=True)
+            for local in shard.find(identity)
         ]
 
     def document_ids(self) -> Iterator[str]:

@@ -132,7 +132,7 @@ def require_documents(mixture: Mixture, identity: str) -> list[tuple[str, Docume
 def sightings(mixture: Mixture, documents: Iterable[tuple[str, Document]], batch_size: int, steps: int) -> list[Sighting]:
     """The rows of the first `steps` steps that see these documents, in the order of the run."""
     order = mixture.order()
-    found = []
+    found: list[Sighting] = []
     for number, (corpus, document) in enumerate(documents):
         for index, source in enumerate(mixture.sources):
             if source.corpus == corpus:
@@ -167,6 +167,11 @@ class Mark:
     kind: str
     text: str
     was: str = ""
+
+
+def is_aligned(features: Features, window_length: int) -> bool:
+    """Whether an example keeps the places of its window, so that `marks` can show it."""
+    return all(len(features.get(name, ())) == window_length for name in ("tokens", "targets", "loss_weights"))
 
 
 def marks(features: Features, causal: bool, first: int, last: int, vocabulary: Vocabulary) -> list[Mark]:

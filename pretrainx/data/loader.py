@@ -141,7 +141,8 @@ class RowBuilder:
                 known = self.spec.setdefault(name, made)
                 if known != made:
                     raise InputError(
-                        f"data.mixture: objectives disagree on feature {name!r}: {known} against {made} in {source.name}; they cannot share a batch"
+                        f"data.mixture: objectives disagree on feature {name!r}: {known} against {made} in {source.name};"
+                        " they cannot share a batch"
                     )
 
     def batch_spec(self, batch_size: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

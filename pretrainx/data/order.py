@@ -17,6 +17,7 @@ from pretrainx.core.errors import InputError
 from pretrainx.core.rng import generator, key_of
 
 ROUNDS = 6  # of the Feistel network: four are pseudo-random (Luby and Rackoff 1988), two more for short indices
+CHUNK = 1024  # rows whose addresses are computed together: a few rows cost as much; a power of two, as blocks are
 SMALLEST_RATE = 1e-6  # of the sum of rates; below it a block of the mixture would not fit in memory
 
 
@@ -104,16 +105,20 @@ class Order:
         bounds = [sum(exact[: k + 1], Fraction(0)) / total for k in range(len(exact))]
         self._bounds = [(b.numerator, b.denominator) for b in bounds]
         # Large enough that every source has two rows or more in each block: counts below then never fall.
-        self.block = max(1024, 1 << (int(4 * total / min(exact))).bit_length())
+        self.block = max(CHUNK, 1 << (int(4 * total / min(exact))).bit_length())
+        self._hold_caches()
+
+    def _hold_caches(self) -> None:
         self._assignment = lru_cache(maxsize=4)(self._assign)
+        self._addresses = lru_cache(maxsize=4)(self._address)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the blocks held in memory, which cannot travel to a reader process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_assignment"}
+        """Without what is held in memory, which cannot travel to a reader process."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_assignment", "_addresses")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._assignment = lru_cache(maxsize=4)(self._assign)
+        self._hold_caches()
 
     def counts(self, blocks: int) -> list[int]:
         """Rows of each source in the first `blocks` blocks."""
@@ -136,21 +141,25 @@ class Order:
     def permutation(self, source: int, epoch: int) -> Permutation:
         return Permutation(self.num_windows[source], key_of(self.seed, "shuffle", self.names[source], epoch))
 
-    def rows(self, start: int, stop: int) -> Rows:
-        """Addresses of rows [start, stop)."""
-        number = np.arange(start, stop, dtype=np.int64)
-        source, position = np.empty(len(number), np.int32), np.empty(len(number), np.int64)
-        for block in range(start // self.block, -(-stop // self.block)):
-            first, last = max(start, block * self.block), min(stop, (block + 1) * self.block)
-            inside = slice(first - block * self.block, last - block * self.block)
-            source[first - start : last - start], position[first - start : last - start] = (a[inside] for a in self._assignment(block))
+    def _address(self, chunk: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Source, epoch and window of the rows of one chunk."""
+        block, inside = divmod(chunk * CHUNK, self.block)
+        source, position = (array[inside : inside + CHUNK] for array in self._assignment(block))
         sizes = np.asarray(self.num_windows, np.int64)[source]
         epoch, within = position // sizes, position % sizes
         window = np.empty_like(within)
         for k, e in sorted(set(zip(source.tolist(), epoch.tolist(), strict=True))):
             chosen = (source == k) & (epoch == e)
             window[chosen] = self.permutation(k, e)(within[chosen])
-        return Rows(number, source, epoch, window)
+        return source, epoch, window
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """Addresses of rows [start, stop)."""
+        first = start // CHUNK
+        parts = [self._addresses(chunk) for chunk in range(first, max(-(-stop // CHUNK), first + 1))]
+        inside = slice(start - first * CHUNK, stop - first * CHUNK)
+        source, epoch, window = (np.concatenate(arrays)[inside] for arrays in zip(*parts, strict=True))
+        return Rows(np.arange(start, stop, dtype=np.int64), source, epoch, window)
 
     def find(self, source: int, window: int, before_row: int) -> list[int]:
         """The row numbers below `before_row` that read this window of this source: one an epoch."""

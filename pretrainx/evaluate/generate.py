@@ -63,6 +63,10 @@ def make_generate(skeleton: Skeleton, vocabulary: Vocabulary, sampling: Sampling
     """
     special = vocabulary.special
 
+    def choose(key: jax.Array, logits: jax.Array) -> jax.Array:
+        # An embedding may have more rows than the vocabulary has ids; those stand for nothing.
+        return draw(key, jnp.where(jnp.arange(logits.shape[-1]) < vocabulary.size, logits, -jnp.inf), sampling)
+
     def generate(params: Params, prompts: jax.Array, lengths: jax.Array, key: jax.Array) -> jax.Array:
         model = skeleton.merge(params)
         B, P = prompts.shape
@@ -70,12 +74,12 @@ def make_generate(skeleton: Skeleton, vocabulary: Vocabulary, sampling: Sampling
         hidden, cache = model.decode(prompts, positions, model.empty_cache(B, P + num_tokens))
         last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
         first_key, rest_key = jax.random.split(key)
-        first = draw(first_key, model.logits(last), sampling)
+        first = choose(first_key, model.logits(last))
 
         def step(carry: Any, inputs: Any) -> tuple[Any, jax.Array]:
             token, position, done, cache = carry
             hidden, cache = skeleton.merge(params).decode(token[:, None], position[:, None], cache)
-            following = draw(inputs, model.logits(hidden[:, 0]), sampling)
+            following = choose(inputs, model.logits(hidden[:, 0]))
             done = done | (token == special.eos)
             following = jnp.where(done, special.pad, following)
             return (following, position + 1, done, cache), token

@@ -61,7 +61,7 @@ class TransformerConfig:
     causal: bool = True
     attention_kernel: Literal["auto", "xla", "splash"] = "auto"
     init_std: float | None = None  # of matrices; none: 1/sqrt(fan in)
-    embed_init_std: float = 0.02
+    embed_init_std: float = 0.02  # of embeddings and head
     loss_chunks: Size = 1  # the head and the loss run over the sequence in so many parts: less memory, same result
     scan_layers: bool = True
     remat: str = "none"
@@ -155,7 +155,7 @@ class Transformer(nnx.Module):
             self.transform_norm = norm(D, dtype=dtype, rngs=rngs, eps=config.norm_eps)
             self.head_bias = weight(rngs, (V,), ("vocab",), nnx.initializers.zeros, dtype)
         if not config.tied_head:
-            self.head = weight(rngs, (D, V), ("embed", "vocab"), fan_in_normal((D,), 1, config.init_std), dtype)
+            self.head = weight(rngs, (D, V), ("embed", "vocab"), embed_init, dtype)  # small: the first guess is even
 
     def embed(self, batch: Batch) -> jax.Array:
         config = self.config

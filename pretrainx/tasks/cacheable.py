@@ -152,4 +152,5 @@ def _no_addresses(text: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[0].split())[:300] if lines else type(error).__name__
