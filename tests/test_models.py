@@ -275,7 +275,7 @@ def test_initial_deviations() -> None:
     wanted = {
         "query": (block["attention"]["query"], 256**-0.5), "key": (block["attention"]["key"], 256**-0.5),
         "out": (block["attention"]["out"], 256**-0.5 / 4), "up": (block["mlp"]["up"], 256**-0.5), "gate": (block["mlp"]["gate"], 256**-0.5),
-        "down": (block["mlp"]["down"], 512**-0.5 / 4), "embedding": (params["embedding"], 0.02), "head": (params["head"], 256**-0.5),
+        "down": (block["mlp"]["down"], 512**-0.5 / 4), "embedding": (params["embedding"], 0.02), "head": (params["head"], 0.02),
     }  # fmt: skip
     for name, (array, std) in wanted.items():
         x = np.asarray(array, np.float64)
