@@ -1,6 +1,7 @@
 """Eight devices on any machine, small token caches, and programs on any mesh; must run before jax is imported."""
 
 import os
+import tempfile
 
 # The flags are read once, when jax starts its backend. Subprocesses of tests inherit them, or set their own.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -8,6 +9,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+
+# Many tests, workers and commands compile one program: the first leaves it to the others. Gone with the session.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="pretrainx-compiled-")  # removed when this process ends
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 from pathlib import Path
 

@@ -82,6 +82,7 @@ def test_a_signal_at_any_step_is_no_loss(
     same(run(cache_dir, tmp_path), tmp_path, unbroken)
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_the_same_again(cache_dir: Path, tmp_path: Path, unbroken: tuple[dict[str, Any], Path]) -> None:
     folder = tmp_path / "again"
     shutil.copytree(unbroken[1], folder)
@@ -107,6 +108,7 @@ def test_old_checkpoints_go_and_some_stay(cache_dir: Path, tmp_path: Path) -> No
     assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == [5, 10, 11, 12]
 
 
+@pytest.mark.slow
 def test_another_mesh_restores_the_same_bytes(cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight devices with fsdp, then one."""
     devices = jax.devices("cpu") if len(jax.devices()) > 1 else jax.local_devices()
@@ -190,6 +192,7 @@ def test_an_absent_step_names_those_there(half: Path) -> None:
     assert nothing.latest() is None and nothing.steps() == [] and not (half / "nowhere").exists()
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_stop_the_run(cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From step 5 on every batch is poisoned; the guard stops after three, with the state of before."""
     poison: Callable[..., Any] = loop.batches

@@ -135,7 +135,7 @@ def test_what_decides_a_row_changes_the_data_hash(cache_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mixture": {"topic": 1.0}}, "token cache .*topic"),
+        ({"mixture": {"topic": 1.0}}, "unknown corpus 'topic'; did you mean 'topics'"),
         ({"objective": "cusal"}, "did you mean 'causal'"),
         ({"objective": "masked", "objectives": {"masked": {"mask_rat": 0.1}}}, "data.objectives.masked: .*mask_rat"),
         ({"objective": "masked", "objectives": {"masked": {"mask_rate": 1.5}}}, "mask_rate 1.5: accepted are numbers above 0"),
@@ -151,7 +151,7 @@ def test_one_sentence_for_what_is_wrong(cache_dir: Path, change: dict[str, Any],
 
 
 def test_a_missing_split_names_the_command(cache_dir: Path) -> None:
-    with pytest.raises(InputError, match="run tools/cache_tasks.py"):
+    with pytest.raises(InputError, match="'topics' has no split 'test' .*those there: train, validation; run tools/cache_tasks.py"):
         open_mixture(data_section(cache_dir), "test")
 
 

@@ -118,9 +118,9 @@ def test_rows_do_not_depend_on_where_reading_starts(rates: list[float], start: i
 
 
 @given(
-    rates=RATES, windows=st.lists(st.integers(1, 5000), min_size=5, max_size=5), before=st.integers(0, 6000), data=st.data()
+    rates=RATES, windows=st.lists(st.integers(5, 5000), min_size=5, max_size=5), before=st.integers(0, 6000), data=st.data()
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_find_is_the_inverse_of_rows(rates: list[float], windows: list[int], before: int, data: st.DataObject) -> None:
     order = order_of(rates, windows[: len(rates)])
     source = data.draw(st.integers(0, len(rates) - 1))

@@ -18,15 +18,6 @@ SECTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Many processes compile one program: the first leaves it to the others."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-        yield
-
-
 @pytest.fixture(scope="session")
 def config(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_config(tmp_path_factory.mktemp("config") / "tiny.py", settings(cache_dir, **SECTIONS))
