@@ -109,9 +109,8 @@ def open_cache(data: Data, corpus: str, split: str) -> TokenCache:
         return TokenCache(folder)
     others = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))
     if others:
-        raise InputError(
-            f"data.mixture: {corpus!r} has no split {split!r} in {data.cache_dir}; those there: {', '.join(others)}; run tools/cache_tasks.py"
-        )
+        there = f"{corpus!r} has no split {split!r} in {data.cache_dir}; those there: {', '.join(others)}"
+        raise InputError(f"data.mixture: {there}; run tools/cache_tasks.py")
     cached = {path.parent.parent.name for path in Path(data.cache_dir).glob(f"*/{split}/manifest.json")}
     known = cached | set(corpora.known(data))
     name, _, objective = corpus.partition(":")

@@ -1,17 +1,15 @@
 """Autoregressive language modelling: each token from those before it in its document."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.objectives.interface import Features, Loss, Window
-from pretrainx.objectives.losses import cross_entropy
+from pretrainx.objectives.interface import Features, Window
+from pretrainx.objectives.losses import PredictsTargets
 
 
-class Objective:
+class Objective(PredictsTargets):
     """Features: tokens, targets, loss_weights, positions, segment_ids, each [sequence_length].
 
     Every token of the stream is a target exactly once. The input at a position is the token before it; at the start
@@ -36,9 +34,3 @@ class Objective:
             "positions": window.positions,
             "segment_ids": window.segment_ids,
         }
-
-    def weight(self, batch: dict[str, Any]) -> jax.Array:
-        return jnp.sum(batch["loss_weights"])
-
-    def loss(self, outputs: Any, batch: dict[str, jax.Array]) -> Loss:
-        return cross_entropy(outputs, batch["targets"], batch["loss_weights"])

@@ -65,6 +65,16 @@ def cross_entropy(outputs: Any, targets_BL: jax.Array, weights_BL: jax.Array) ->
     return Loss(total, jnp.sum(weights_BL))
 
 
+class PredictsTargets:
+    """For objectives that predict `targets` [B, L] with `loss_weights` [B, L]: their loss, and its weight."""
+
+    def weight(self, batch: dict[str, Any]) -> jax.Array:
+        return jnp.sum(batch["loss_weights"])
+
+    def loss(self, outputs: Any, batch: dict[str, jax.Array]) -> Loss:
+        return cross_entropy(outputs, batch["targets"], batch["loss_weights"])
+
+
 def rows_of(batch: dict[str, jax.Array], number: int, count: int) -> dict[str, jax.Array]:
     """The batch with the weights of rows of other objectives set to zero."""
     if count == 1:

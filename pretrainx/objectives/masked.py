@@ -1,18 +1,16 @@
 """Masked language modelling (Devlin 2018, section 3.1 and appendix A.1), with masks drawn anew at each pass (RoBERTa)."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pretrainx.core.errors import InputError
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.objectives.interface import Features, Loss, Window
-from pretrainx.objectives.losses import cross_entropy
+from pretrainx.objectives.interface import Features, Window
+from pretrainx.objectives.losses import PredictsTargets
 
 
-class Objective:
+class Objective(PredictsTargets):
     """Features as for `causal`; loss_weights is 1 on the predicted positions alone.
 
     `mask_rate` of the ordinary tokens of a window are predicted, rounded to a whole number and never none; of those
@@ -62,9 +60,3 @@ class Objective:
             "positions": window.positions,
             "segment_ids": window.segment_ids,
         }
-
-    def weight(self, batch: dict[str, Any]) -> jax.Array:
-        return jnp.sum(batch["loss_weights"])
-
-    def loss(self, outputs: Any, batch: dict[str, jax.Array]) -> Loss:
-        return cross_entropy(outputs, batch["targets"], batch["loss_weights"])
