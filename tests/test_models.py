@@ -178,7 +178,11 @@ def plain(scored: dict[str, jax.Array]) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize(
     "change",
-    [*({"remat": policy} for policy in REMAT_POLICIES if policy != "none"), {"remat": "full", "scan_layers": False}, {"loss_chunks": 4}],
+    [
+        *(pytest.param({"remat": policy}, marks=pytest.mark.slow) for policy in REMAT_POLICIES if policy != "none"),
+        {"remat": "full", "scan_layers": False},
+        {"loss_chunks": 4},
+    ],
     ids=str,
 )
 def test_what_saves_memory_changes_no_result(change: dict[str, Any], scored: dict[str, jax.Array], plain: tuple[Any, Any]) -> None:
@@ -296,7 +300,10 @@ def test_a_fixed_deviation_is_the_one_given() -> None:
         assert drawn.std() == pytest.approx(std, rel=0.01)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+FEW = ["gqa", "bert", *(pytest.param(v, marks=pytest.mark.slow) for v in ("llama", "gpt2", "encoder"))]
+
+
+@pytest.mark.parametrize("variant", FEW)
 def test_dtypes(variant: str) -> None:
     module, change = VARIANTS[variant]
     model = build(module, **change, dtype="bfloat16")
@@ -313,7 +320,7 @@ def test_dtypes(variant: str) -> None:
     assert np.abs(logits_of(model, batch_of()) - exact).max() < 0.05 * max(1.0, np.abs(exact).max())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FEW)
 def test_flops_equal_the_compilers_count(variant: str) -> None:
     module, change = VARIANTS[variant]
     # Wide enough that norms, activations and softmax, which the formula leaves out, are a few per cent.

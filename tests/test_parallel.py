@@ -68,7 +68,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-QUICK = ("zero1", "fsdp_tp", "dict")
+QUICK = ("zero1", "fsdp_tp")
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS])

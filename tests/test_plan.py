@@ -69,6 +69,7 @@ def test_what_the_compiler_refuses_for_memory_does_not_fit(tmp_path: Path) -> No
 @needs_compiler
 @pytest.mark.slow
 def test_a_slice_that_does_not_exist_and_a_mesh_that_does_not_fit_are_one_sentence(tmp_path: Path) -> None:
-    for flags, said in ((["--topology=v5e:16x32", "--config.train.batch_size=512", "--config.mesh.fsdp=1", "--config.mesh.data=-1"], "no slice of this shape"), (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], "mesh:")):
+    large = ["--topology=v5e:16x32", "--config.train.batch_size=512", "--config.mesh.fsdp=1", "--config.mesh.data=-1"]
+    for flags, said in ((large, "no slice of this shape"), (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], "mesh:")):
         done = plan(tmp_path, *flags)
         assert done.returncode == 2 and said in done.stderr.splitlines()[-1] and done.stderr.splitlines()[-1].startswith("error: ")

@@ -103,12 +103,12 @@ def test_damage_or_change_is_built_again(tmp_path: Path, root: Path) -> None:
 
 def test_the_real_library_has_the_expected_size(tmp_path: Path) -> None:
     code = stdlib.code(Path(sysconfig.get_paths()["stdlib"]))
-    held = sum(len(text.encode()) for name, text in code if stdlib.held_out(name, stdlib.HOLDOUT, stdlib.SALT))
+    held = sum(len(text.encode()) for name, text in code if stdlib.held_out(name, stdlib.HOLDOUT))
     assert sum(len(text.encode()) for _, text in code) > 8_000_000
     assert 250_000 < held < 700_000  # what evaluation is counted on
     assert not [name for name, _ in code if "/test/" in f"/{name}" or "site-packages" in name]
     topics = stdlib.prose()
-    assert sum(stdlib.held_out(name, stdlib.HOLDOUT, stdlib.SALT) for name, _ in topics) >= 3
+    assert sum(stdlib.held_out(name, stdlib.HOLDOUT) for name, _ in topics) >= 3
 
 
 def test_the_tool_says_what_it_did(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tools/setup_env.sh dev,plan
-arguments=(-n 2)
+arguments=(-n 2 --dist=loadfile)  # module-wide fixtures are then built once
 for argument in "$@"; do
   if [[ $argument == --fast ]]; then arguments+=(-m "not slow"); else arguments+=("$argument"); fi
 done

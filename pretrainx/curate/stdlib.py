@@ -24,7 +24,6 @@ from pretrainx.curate.holdout import held_out
 
 VERSION = 1  # of what this file makes: another number, another corpus
 HOLDOUT = 0.05  # share of names: about 0.4 MB of code
-SALT = "stdlib"  # fixes which names those are
 SHARDS = {"stdlib_prose": 1, "stdlib_docstrings": 2, "stdlib_code": 4}  # of the train split; validation is one file
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "lib-dynload", "__pycache__"}
 SKIPPED_FILES = ("pydoc_data/topics.py", "_sysconfigdata")  # the prose itself; what one machine's build wrote
@@ -83,7 +82,7 @@ def build(out: Path, root: Path | None = None) -> tuple[dict[str, Any], bool]:
     Returns the manifest and whether anything was written: an unchanged corpus is left as it is.
     """
     topics, named = prose(), code(root or Path(sysconfig.get_paths()["stdlib"]))
-    made_from = files.sha256_json([VERSION, HOLDOUT, SALT, SHARDS, platform.python_version(), topics, named])
+    made_from = files.sha256_json([VERSION, HOLDOUT, SHARDS, platform.python_version(), topics, named])
     with files.locked(out):
         if (found := _finished(out, made_from)) is not None:
             return found, False
@@ -98,7 +97,7 @@ def build(out: Path, root: Path | None = None) -> tuple[dict[str, Any], bool]:
         for source, pairs in sources.items():
             splits: dict[str, list[tuple[str, str]]] = {"train": [], "validation": []}
             for name, text in pairs:
-                splits["validation" if held_out(name, HOLDOUT, SALT) else "train"].append((name, text))
+                splits["validation" if held_out(name, HOLDOUT) else "train"].append((name, text))
             manifest["sources"][source] = {
                 split: [_write(out, f"{source}/{split}-{i:05d}.jsonl.gz", some) for i in range(count) if (some := chosen[i::count])]
                 for split, chosen in splits.items()

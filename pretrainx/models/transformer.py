@@ -62,6 +62,9 @@ class TransformerConfig:
     attention_kernel: Literal["auto", "xla", "splash"] = "auto"
     init_std: float | None = None  # of matrices; none: 1/sqrt(fan in)
     embed_init_std: float = 0.02  # of embeddings and head
+    embed_scale: Annotated[float, Range(gt=0)] = (
+        1.0  # embeddings are multiplied by it on their way in (Vaswani 2017, section 3.4: sqrt(d_model))
+    )
     loss_chunks: Size = 1  # the head and the loss run over the sequence in so many parts: less memory, same result
     scan_layers: bool = True
     remat: str = "none"
@@ -159,7 +162,7 @@ class Transformer(nnx.Module):
 
     def embed(self, batch: Batch) -> jax.Array:
         config = self.config
-        x = self.embedding[...].astype(config.dtype)[batch["tokens"]]
+        x = self.embedding[...].astype(config.dtype)[batch["tokens"]] * config.embed_scale
         if config.positions == "learned":
             x = x + self.position_embedding[...].astype(config.dtype)[batch["positions"]]
         if config.num_token_types:
