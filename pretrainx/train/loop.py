@@ -139,7 +139,6 @@ def train(run: Run) -> dict[str, Any]:
             prefetch=experiment.data.prefetch, workers=experiment.data.workers,
         )  # fmt: skip
         reporter.restart_clock()
-        saved_at = run.step
         metrics: dict[str, Any] = {}
         with Signals() as signals:
             while run.step < lengths.stop_at:
@@ -152,29 +151,21 @@ def train(run: Run) -> dict[str, Any]:
                 run.step += 1
                 run.rows_digest += batch.digest
                 reporter.step(run.step, metrics, waited)
-                bad = int(reporter.last.get("skipped_in_a_row", 0))
-                stop = signals.agreed() or bad >= experiment.train.max_bad_steps
-                last = run.step == lengths.stop_at or stop
-                if score and evaluation_due(run) and not stop:  # a run that must stop now owes it to its resumption
+                stopping = signals.agreed() or bad_steps(reporter) >= experiment.train.max_bad_steps
+                if score and evaluation_due(run) and not stopping:  # a run that must stop now owes it to its resumption
                     score(run.step)
-                if last or (lengths.checkpoint_every and run.step % lengths.checkpoint_every == 0):
+                if stopping or run.step == lengths.stop_at or (lengths.checkpoint_every and run.step % lengths.checkpoint_every == 0):
                     save(run, reporter)
-                    saved_at = run.step
                     reporter.restart_clock()
-                if bad >= experiment.train.max_bad_steps:
-                    run.checkpoints.close()
-                    raise GuardStop(
-                        f"{bad} steps in a row had a loss or gradient that is not finite; the state before them is saved at step {run.step}"
-                    )
-                if stop:
-                    run.checkpoints.close()
-                    raise Interrupted(
-                        f"{signals.caught or 'another process'} at step {run.step}; saved, run the same command again to go on"
-                    )
-        reporter.flush()
-        if saved_at != run.step:
-            save(run, reporter)
+                if stopping:
+                    break
         run.checkpoints.close()
+        if (bad := bad_steps(reporter)) >= experiment.train.max_bad_steps:
+            raise GuardStop(
+                f"{bad} steps in a row had a loss or gradient that is not finite; the state before them is saved at step {run.step}"
+            )
+        if run.step < lengths.stop_at:
+            raise Interrupted(f"{signals.caught or 'another process'} at step {run.step}; saved, run the same command again to go on")
         seconds = time.perf_counter() - started
     draw(run)
     return {
@@ -189,6 +180,11 @@ def train(run: Run) -> dict[str, Any]:
         "rows_sha256": total_rows(run),
         "workdir": str(run.folder),
     }
+
+
+def bad_steps(reporter: Reporter) -> int:
+    """Refused steps in a row, as of the last step whose metrics were read."""
+    return int(reporter.last.get("skipped_in_a_row", 0))
 
 
 def scorer(run: Run, reporter: Reporter) -> Callable[[int], None] | None:

@@ -1,6 +1,7 @@
 """What a run says: a line for a person, the same numbers as JSONL and TensorBoard."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +103,9 @@ class Reporter:
     def _report(self, step: int) -> None:
         seconds, waiting = self._speed()
         names = self.pending[-1].keys()
-        means = {n: sum(p.get(n, 0.0) for p in self.pending) / len(self.pending) for n in names}
+        # Of the steps that counted: a refused one has no finite loss, and must not blank out the others.
+        good = [p for p in self.pending if math.isfinite(p["loss"]) and math.isfinite(p["grad_norm"])] or self.pending
+        means = {n: sum(p.get(n, 0.0) for p in good) / len(good) for n in names}
         means |= {n: self.pending[-1][n] for n in ("lr", "skipped", "skipped_in_a_row")}
         log(self._line(step, means, seconds, waiting))
         speed = {
