@@ -140,8 +140,9 @@ def train(run: Run) -> dict[str, Any]:
         )  # fmt: skip
         reporter.restart_clock()
         metrics: dict[str, Any] = {}
+        stopping = False
         with Signals() as signals:
-            while run.step < lengths.stop_at:
+            while run.step < lengths.stop_at and not stopping:
                 waiting = time.perf_counter()
                 batch = next(source)
                 waited = time.perf_counter() - waiting
@@ -157,14 +158,12 @@ def train(run: Run) -> dict[str, Any]:
                 if stopping or run.step == lengths.stop_at or (lengths.checkpoint_every and run.step % lengths.checkpoint_every == 0):
                     save(run, reporter)
                     reporter.restart_clock()
-                if stopping:
-                    break
         run.checkpoints.close()
         if (bad := bad_steps(reporter)) >= experiment.train.max_bad_steps:
             raise GuardStop(
                 f"{bad} steps in a row had a loss or gradient that is not finite; the state before them is saved at step {run.step}"
             )
-        if run.step < lengths.stop_at:
+        if stopping:
             raise Interrupted(f"{signals.caught or 'another process'} at step {run.step}; saved, run the same command again to go on")
         seconds = time.perf_counter() - started
     draw(run)
