@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
             "optim": {"name": "muon", "peak_lr": 4e-3, "muon_lr": 0.02, "warmup": "3%", "end_lr_ratio": 0.0},
             "train": {"steps": 1000, "batch_size": 8, "dtype": "float32"},
             "checkpoint": {"every": "10%", "keep": 2},
-            "eval": {"every": "25%", "max_rows": 128, "ngram_orders": (1, 2, 3, 4, 5, 6, 7)},
+            "eval": {"every": "50%", "max_rows": 64, "ngram_orders": (1, 2, 3, 4, 5, 6, 7)},
             "log": {"every": 20},
         }
     )
