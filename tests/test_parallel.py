@@ -13,7 +13,7 @@ from pretrainx.core.sections import Mesh
 from pretrainx.data.loader import batches, open_mixture
 from pretrainx.models.skeleton import flatten
 from pretrainx.parallel import layouts, mesh, multihost
-from pretrainx.parallel.shard import spec
+from pretrainx.parallel.shard import Partitioner, spec
 from pretrainx.train import build
 from pretrainx.train.build import Program
 from pretrainx.train.state import State
@@ -199,3 +199,13 @@ def test_sums_over_processes_wrap() -> None:
 def test_half_a_multi_process_command_is_refused(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(InputError, match="--coordinator"):
         multihost.start(*arguments)
+
+
+def test_axes_that_do_nothing_are_named() -> None:
+    def partitioner(layout: str, **sizes: int) -> Partitioner:
+        return Partitioner(mesh.make(Mesh(**sizes)), layouts.resolve(layout))
+
+    fsdp = partitioner("fsdp", data=4, tensor=2)
+    assert fsdp.idle_axes() == (["fsdp"], ["tensor"])
+    assert partitioner("fsdp_tp", data=1, fsdp=4, tensor=2).idle_axes() == ([], [])
+    assert partitioner("dp", data=8).idle_axes() == ([], [])

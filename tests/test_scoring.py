@@ -88,7 +88,7 @@ def test_evaluate_writes_its_numbers_and_baselines_beside_the_run(run: tuple[Pat
     file, folder = run
     tool("evaluate").main([f"--config={file}", f"--workdir={folder}", "--config.eval.batch_size=16"])
     shown = capsys.readouterr().out
-    assert "3-gram" in shown and "all" in shown
+    assert "n=3" in shown and "all" in shown
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 6 and last["eval/all/ngram_3/bits_per_byte"] < last["eval/all/ngram_1/bits_per_byte"] < 8
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -84,6 +84,14 @@ class Partitioner:
                         )
         return list(found.values())
 
+    def idle_axes(self) -> tuple[list[str], list[str]]:
+        """Mesh axes of size 1 that the layout shards over, and axes above 1 that it does not use: likely mistakes."""
+        kinds = (self.layout.weights, self.layout.moments, self.layout.activations)
+        used = {axis for rules in kinds for axes in rules.values() for axis in ((axes,) if isinstance(axes, str) else axes)}
+        wanted = {a for rules in kinds[:2] for axes in rules.values() for a in ((axes,) if isinstance(axes, str) else axes)}
+        shape = self.mesh.shape
+        return sorted(a for a in wanted if shape[a] == 1), sorted(a for a in shape if shape[a] > 1 and a not in used)
+
     def require_fit(
         self,
         arrays: dict[str, tuple[Dims, tuple[int, ...]]],

@@ -49,6 +49,11 @@ def compile_and_say(program: Program, mixture: Mixture) -> Any:
         log(f"  data {source.name}: {source.windows.num_tokens:,} tokens, {rows:,} rows, {share:.1%} of the batch, {passes:.2f} epochs")
     mesh, rows = facts["mesh"], facts["batch_per_shard"]
     log(f"  mesh {mesh}, {rows} rows a shard, {facts['tokens_per_step']:,} tokens a step, {facts['steps']:,} steps")
+    single, unused = program.partitioner.idle_axes()
+    if single and program.partitioner.mesh.size > 1:
+        log(f"  note: the layout shards over {', '.join(single)}, whose size is 1 in this mesh: nothing is sharded there")
+    if unused:
+        log(f"  note: the layout does not use mesh axes {', '.join(unused)}: their devices repeat each other's work")
     start = time.perf_counter()
     compiled = program.compile_train()
     memory = compiled.memory_analysis()

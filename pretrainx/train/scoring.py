@@ -43,9 +43,9 @@ def show(folder: Path, step: int, found: dict[str, float], counted: dict[str, fl
     """The table on stdout."""
     sources = list(dict.fromkeys(name.split("/")[1] for name in found))
     orders = sorted({int(name.split("/")[2].removeprefix("ngram_")) for name in counted})
-    table = Table(title=f"{folder}, step {step}: bits per byte on held-out text", title_justify="left")
+    table = Table(title=f"{folder}, step {step}: bits per byte on held-out text, beside counted n-grams", title_justify="left")
     table.add_column("source")
-    for heading in ("bytes", "tokens", "perplexity", "model", *(f"{n}-gram" for n in orders)):
+    for heading in ("bytes", "tokens", "perplexity", "model", *(f"n={n}" for n in orders)):
         table.add_column(heading, justify="right")
     for source in sources:
         bits = found.get(f"eval/{source}/bits_per_byte")
@@ -60,4 +60,4 @@ def show(folder: Path, step: int, found: dict[str, float], counted: dict[str, fl
                 for n in orders
             ),
         )
-    Console(width=max(100, Console().width)).print(table)
+    Console(width=max(118, Console().width)).print(table)  # a log is not a terminal of 80 columns
