@@ -4,6 +4,7 @@ A checkpoint of step s holds everything after s batches; it is written after the
 resumed run neither repeats nor misses one. The loader needs no saving: its state is s.
 """
 
+import json
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -93,7 +94,7 @@ def prepare(experiment: Experiment, folder: Path, allowed: Iterable[str] = ()) -
         "data": mixture.data_sha256,
     }
     facts = {"identity": identity, "config": experiment.resolved(), "vocabulary": mixture.vocabulary.describe()}
-    facts["config"] = files.json.loads(files.json.dumps(facts["config"]))  # tuples become lists, as they do on disk
+    facts["config"] = json.loads(json.dumps(facts["config"]))  # tuples become lists, as they do on disk
     run = Run(program, builder, mixture, held_out, folder, checkpoints, facts)
     latest = checkpoints.latest()
     if latest is not None:

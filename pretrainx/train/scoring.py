@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -26,9 +27,9 @@ def score(model: Trained, held_out: Mixture) -> dict[str, float]:
     batch_size = -(-batch_size // partitioner.batch_shards) * partitioner.batch_shards
     spec = RowBuilder(held_out).batch_spec(batch_size)
     shardings = {name: partitioner.batch(len(shape)) for name, (shape, _) in spec.items()}
-    rows = multihost.local_rows(partitioner.batch(), batch_size)
+    rows = np.arange(batch_size)  # each process builds whole batches, as the loop's evaluation does
     step = jax.jit(make_eval_step(model.skeleton, held_out.objectives), out_shardings=partitioner.replicated)
-    put = lambda features: multihost.to_global({k: v[rows] for k, v in features.items()}, rows, batch_size, shardings)  # noqa: E731
+    put = lambda features: multihost.to_global(features, rows, batch_size, shardings)  # noqa: E731
     return evaluate(model.params, held_out, step, put, batch_size=batch_size, show=True)
 
 
