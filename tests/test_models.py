@@ -17,7 +17,7 @@ from support import BYTES, numpy_params
 from pretrainx.core.errors import InputError
 from pretrainx.models import bert, decoder, encoder, flops, layers, skeleton
 from pretrainx.models.attention import Visibility, splash_attention, xla_attention
-from pretrainx.models.layers import LayerNorm, RMSNorm, rotary
+from pretrainx.models.layers import LayerNorm, RMSNorm, rotary, rotation
 from pretrainx.models.skeleton import Skeleton
 from pretrainx.models.stack import REMAT_POLICIES
 from pretrainx.objectives import causal
@@ -97,7 +97,7 @@ def test_rotary_equals_complex_rotation() -> None:
     x, positions = rng.normal(size=(2, 7, 3, 10)), rng.integers(0, 500, (2, 7))
     z = x[..., :5] + 1j * x[..., 5:]
     z *= np.exp(1j * positions[..., None, None] * 10_000.0 ** (-np.arange(5) / 5))
-    found = rotary(jnp.asarray(x, jnp.float32), jnp.asarray(positions), 10_000.0)
+    found = rotary(jnp.asarray(x, jnp.float32), *rotation(jnp.asarray(positions), x.shape[-1], 10_000.0))
     # An angle of 500 in float32 is known to 3e-5.
     np.testing.assert_allclose(found, np.concatenate([z.real, z.imag], -1), atol=2e-4)
 
@@ -108,7 +108,8 @@ def test_rotary_sees_distances_only() -> None:
     positions = jnp.arange(6)[None]
 
     def scores(shift: int) -> jax.Array:
-        return jnp.einsum("BTNH,BSNH->TS", rotary(q, positions + shift, 1e4), rotary(k, positions + shift, 1e4))
+        turn = rotation(positions + shift, q.shape[-1], 1e4)
+        return jnp.einsum("BTNH,BSNH->TS", rotary(q, *turn), rotary(k, *turn))
 
     np.testing.assert_allclose(scores(0), scores(77), atol=5e-5)
     assert np.abs(np.asarray(scores(0) - jnp.einsum("BTNH,BSNH->TS", q, k))).max() > 0.1

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from pretrainx.core.errors import InputError
-from pretrainx.models.layers import NORMS, fan_in_normal, rotary, weight
+from pretrainx.models.layers import NORMS, fan_in_normal, project, rotary, rotation, weight
 from pretrainx.parallel.shard import Partitioner, spec
 
 MASKED = -1e30  # finite, so that a row with nothing to see gives numbers and not NaN
@@ -112,6 +112,19 @@ def platform_kernel(partitioner: Partitioner, length: int) -> str:
     return "splash" if partitioner.platform == "tpu" and length % 128 == 0 else "xla"
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of a forward pass stand: their positions [B, T], and the rotation for them where the model has one."""
+
+    positions: jax.Array
+    rotation: tuple[jax.Array, jax.Array] | None
+
+    @classmethod
+    def of(cls, config: Any, positions: jax.Array) -> "Places":
+        rotary = config.positions == "rotary"
+        return cls(positions, rotation(positions, config.head_size, config.rope_theta) if rotary else None)
+
+
 class Attention(nnx.Module):
     """Multi-head attention with grouped key-value heads, rotary positions and query-key norm as the config says.
 
@@ -139,7 +152,7 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        positions_BT: jax.Array,
+        places: Places,
         attend: Callable[..., Any],
         cache: tuple[jax.Array, jax.Array] | None = None,
         memory_BSD: jax.Array | None = None,
@@ -150,24 +163,24 @@ class Attention(nnx.Module):
         """
         config, constrain, dtype = self.config, self.partitioner.constrain, self.config.dtype
         read_BSD = x_BTD if memory_BSD is None else memory_BSD
-        q = jnp.einsum("BTD,DNH->BTNH", x_BTD, self.query[...].astype(dtype))
-        k = jnp.einsum("BSD,DKH->BSKH", read_BSD, self.key[...].astype(dtype))
-        v = jnp.einsum("BSD,DKH->BSKH", read_BSD, self.value[...].astype(dtype))
+        q = project(x_BTD, self.query[...].astype(dtype))
+        k = project(read_BSD, self.key[...].astype(dtype))
+        v = project(read_BSD, self.value[...].astype(dtype))
         if config.use_bias:
             q, k, v = (a + b[...].astype(dtype) for a, b in ((q, self.query_bias), (k, self.key_bias), (v, self.value_bias)))
         if config.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
-        if config.positions == "rotary" and memory_BSD is None:
-            q, k = rotary(q, positions_BT, config.rope_theta), rotary(k, positions_BT, config.rope_theta)
+        if places.rotation is not None and memory_BSD is None:
+            q, k = rotary(q, *places.rotation), rotary(k, *places.rotation)
         q = constrain(q, "batch", "length", "heads", None)
         if config.attention_scale == "head_dim":
             q = q * (config.head_size**-0.5)
         k, v = constrain(k, "batch", "length", "kv", None), constrain(v, "batch", "length", "kv", None)
         if cache is not None:
             rows = jnp.arange(k.shape[0])[:, None]
-            k, v = cache = (cache[0].at[rows, positions_BT].set(k), cache[1].at[rows, positions_BT].set(v))
+            k, v = cache = (cache[0].at[rows, places.positions].set(k), cache[1].at[rows, places.positions].set(v))
         mixed = constrain(attend(q, k, v), "batch", "length", "heads", None)
-        out = jnp.einsum("BTNH,NHD->BTD", mixed, self.out[...].astype(dtype))
+        out = project(mixed, self.out[...].astype(dtype), 2)
         if config.use_bias:
             out = out + self.out_bias[...].astype(dtype)
         return out, cache

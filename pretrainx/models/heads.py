@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pretrainx.models.layers import ACTIVATIONS, NORMS, Dense, normal, weight
+from pretrainx.models.layers import ACTIVATIONS, NORMS, Dense, normal, project, weight
 from pretrainx.parallel.shard import Partitioner
 
 BOUNDARY_POSITION_SIZE = 200  # of SpanBERT's position embeddings (Joshi 2020, section 3.2)
@@ -17,7 +17,7 @@ BOUNDARY_POSITION_SIZE = 200  # of SpanBERT's position embeddings (Joshi 2020, s
 
 def tied_logits(hidden: jax.Array, embedding: jax.Array) -> jax.Array:
     """float32 [..., V] of [..., E] and the table of tokens [V, E]."""
-    return jnp.einsum("...E,VE->...V", hidden, embedding.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    return project(hidden, embedding.astype(hidden.dtype).T, out_dtype="float32")
 
 
 class TokenHead(nnx.Module):
@@ -47,8 +47,7 @@ class TokenHead(nnx.Module):
             hidden = hidden * config.d_model**-0.5 if config.logit_scale == "embed" else hidden
             logits = tied_logits(hidden, embedding)
         else:
-            kernel = self.kernel[...].astype(hidden.dtype)
-            logits = jnp.einsum("...D,DV->...V", hidden, kernel, preferred_element_type=jnp.float32)
+            logits = project(hidden, self.kernel[...].astype(hidden.dtype), out_dtype="float32")
         if config.head_transform:
             logits = logits + self.bias[...].astype(jnp.float32)
         if config.logit_softcap:

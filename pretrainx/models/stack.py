@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pretrainx.models.attention import Attention, Visibility, attender, relative_buckets
+from pretrainx.models.attention import Attention, Places, Visibility, attender, relative_buckets
 from pretrainx.models.layers import MLP, NORMS, Dense, normal, stack, weight
 from pretrainx.parallel.shard import Partitioner
 
@@ -51,20 +51,20 @@ class Block(nnx.Module):
             self.cross_norm = norm()
 
     def __call__(
-        self, x: jax.Array, positions: jax.Array, attend: Callable[..., Any], memory: Memory | None, cache: Any = None
+        self, x: jax.Array, places: Places, attend: Callable[..., Any], memory: Memory | None, cache: Any = None
     ) -> tuple[jax.Array, Any]:
         constrain = self.partitioner.constrain
         if self.config.post_norm:
-            mixed, cache = self.attention(x, positions, attend, cache)
+            mixed, cache = self.attention(x, places, attend, cache)
             x = self.attention_norm(x + mixed)
             if memory is not None:
-                x = self.cross_norm(x + self.cross_attention(x, positions, memory.attend, memory_BSD=memory.hidden)[0])
+                x = self.cross_norm(x + self.cross_attention(x, places, memory.attend, memory_BSD=memory.hidden)[0])
             x = self.mlp_norm(x + self.mlp(x))
         else:
-            mixed, cache = self.attention(self.attention_norm(x), positions, attend, cache)
+            mixed, cache = self.attention(self.attention_norm(x), places, attend, cache)
             x = constrain(x + mixed, "batch", "length", "embed")
             if memory is not None:
-                x = x + self.cross_attention(self.cross_norm(x), positions, memory.attend, memory_BSD=memory.hidden)[0]
+                x = x + self.cross_attention(self.cross_norm(x), places, memory.attend, memory_BSD=memory.hidden)[0]
             x = x + self.mlp(self.mlp_norm(x))
         return constrain(x, "batch", "length", "embed"), cache
 
@@ -98,18 +98,16 @@ class Stack(nnx.Module):
         attend = attender(self.config, self.partitioner, sight, length, key_length, bias)
         if self.config.embed_size != self.config.d_model:
             x = self.partitioner.constrain(self.projection(x), "batch", "length", "embed")
-        x, cache = self.run(x, positions, attend, memory, cache)
+        x, cache = self.run(x, Places.of(self.config, positions), attend, memory, cache)
         return (x if self.config.post_norm else self.final_norm(x)), cache
 
-    def run(
-        self, x: jax.Array, positions: jax.Array, attend: Callable[..., Any], memory: Memory | None, cache: Any
-    ) -> tuple[jax.Array, Any]:
+    def run(self, x: jax.Array, places: Places, attend: Callable[..., Any], memory: Memory | None, cache: Any) -> tuple[jax.Array, Any]:
         """All layers in turn. One compiled layer serves all (scan), and rematerialisation goes by layer."""
         graph, weights = nnx.split(self.blocks)
 
         def layer(x: jax.Array, inputs: tuple[Any, Any]) -> tuple[jax.Array, Any]:
             layer_weights, layer_cache = inputs
-            return nnx.merge(graph, layer_weights)(x, positions, attend, memory, layer_cache)
+            return nnx.merge(graph, layer_weights)(x, places, attend, memory, layer_cache)
 
         if self.config.remat != "none" and cache is None:
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.config.remat], prevent_cse=not self.config.scan_layers)
