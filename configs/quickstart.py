@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
                 "embed_scale": 50.0,
             },
             "optim": {"name": "muon", "peak_lr": 4e-3, "muon_lr": 0.02, "warmup": "3%", "end_lr_ratio": 0.0},
-            "train": {"steps": 1600, "batch_size": 8, "dtype": "float32"},
+            "train": {"steps": 2000, "batch_size": 8, "dtype": "float32"},
             "checkpoint": {"every": "10%", "keep": 2},
             "eval": {"every": "50%", "max_rows": 64, "ngram_orders": (1, 2, 3, 4, 5, 6, 7)},
             "log": {"every": 20},
