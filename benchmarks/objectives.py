@@ -2,7 +2,7 @@
 
     python benchmarks/objectives.py --corpus='books.jsonl.gz' --out=runs/objectives [--tflop=5] [--only=t5_small ...] [--json]
 
-Needs pretrainx[tasks]. Makes a vocabulary and a token cache of the corpus, then trains each small config for as
+Needs pretrainx[tasks]. Makes a token cache of the corpus, as bytes, then trains each small config for as
 many steps as the FLOPs allow, and scores it on held-out documents by its own measure: nats per predicted token, or
 per label. Beside it the same model untrained, and what counting gives: how often each token is predicted in the training text
 under this objective (its unigrams), and the share of each label. Writes results.json, table.md and picture.png into --out; what
@@ -82,21 +82,17 @@ def config_of(name: str, corpus: str, out: Path) -> Config:
     values["data"] = values["data"] | {
         "mixture": rates,
         "corpora": {"books": {"source": "jsonl", "files": corpus, "holdout": 0.05}},
-        "vocabulary": f"{out / 'vocabulary.model'}+100",
         "cache_dir": str(out / "cache"),
     }
     return Config(name, loaded.file, values, values)
 
 
 def prepare(corpus: str, out: Path) -> None:
-    """The vocabulary and the token cache, by the project's own commands."""
-    tool = lambda name, *words: subprocess.run([sys.executable, f"{ROOT}/tools/{name}.py", *words], check=True)  # noqa: E731
+    """The token cache, by the project's own command."""
     text = [f"--config={ROOT}/configs/small.py:masked", "--config.data.mixture={'books': 1.0}", "--config.data.objectives={}"]
     text += [f"--config.data.corpora.books.{k}={v}" for k, v in (("source", "jsonl"), ("files", corpus), ("holdout", 0.05))]
     text += [f"--config.data.cache_dir={out / 'cache'}"]
-    vocabulary = out / "vocabulary.model"
-    tool("train_vocabulary", *text, "--config.data.vocabulary=bytes", f"--out={vocabulary}", "--size=2048", "--pieces=words")
-    tool("cache_tasks", *text, f"--config.data.vocabulary={vocabulary}+100")
+    subprocess.run([sys.executable, f"{ROOT}/tools/cache_tasks.py", *text], check=True)
 
 
 def measure(name: str, corpus: str, out: Path, flops: float) -> dict[str, Any]:

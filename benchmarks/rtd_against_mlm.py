@@ -2,7 +2,7 @@
 
     python benchmarks/rtd_against_mlm.py --corpus='books.jsonl.gz' --probe=sentence_polarity.jsonl.gz [--tflop=6] [--seeds=5] [--json]
 
-Needs pretrainx[tasks], and benchmarks/objectives.py's vocabulary and cache (made here if they are not there). For each seed both
+Needs pretrainx[tasks], and the token cache of benchmarks/objectives.py (made here if it is not there). For each seed both
 train the same trunk (BERT's arrangement; ELECTRA adds a generator a quarter as wide) on the corpus for so many FLOPs. Then the
 trunk is frozen: a logistic regression on the mean of its last hidden states predicts the label (`text`, `label` in the probe's file),
 trained on four fifths of the sentences, scored on the rest, split by seed. Beside them the trunk untrained.
@@ -30,7 +30,7 @@ from pretrainx.models.skeleton import Params, Skeleton
 from pretrainx.train import experiment as experiments
 from pretrainx.train import loop
 
-LENGTH, BATCH, L2 = 64, 128, 1e-3
+LENGTH, BATCH, L2 = 192, 128, 1e-3
 TRUNKS = {"masked": "small:masked", "replaced_token": "small:replaced_token"}
 
 
@@ -75,7 +75,7 @@ def read(path: Path) -> tuple[list[str], np.ndarray]:
 def one(name: str, spec: str, seed: int, args: argparse.Namespace, texts: list[str], labels: np.ndarray) -> dict[str, float]:
     """Trains one trunk; its accuracy, and that of the same trunk untrained."""
     config = config_of(spec, args.corpus, args.out)
-    model = {"name": "bert" if name == "masked" else "electra", "d_model": 128, "num_layers": 4, "num_heads": 4}
+    model = {"name": "bert" if name == "masked" else "electra", "d_model": 128, "num_layers": 4, "num_heads": 4, "positions": "rotary"}
 
     def changed(steps: int) -> Config:
         train = dict(config.values["train"]) | {"seed": seed, "steps": steps}

@@ -32,4 +32,4 @@ def get_config(variant: str = "") -> ConfigDict:
         "checkpoint": {"every": 5000, "keep": 3},
         "eval": {"every": 10_000, "max_rows": 2048},
     }
-    return base.finish(config, variant)
+    return base.finish(config, variant, **base.QUICK_POSITIONS)

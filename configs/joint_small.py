@@ -1,6 +1,6 @@
 """Three objectives on one set of weights: total = 1.0 LM + 0.5 MLM + 0.5 (MLM + NSP), each with its own count of predictions.
 
-    bash tools/quickstart.sh                                          # once: corpus, vocabulary
+    bash tools/quickstart.sh                                          # once: the corpus
     python tools/cache_tasks.py --config=configs/joint_small.py       # once
     python tools/train.py --config=configs/joint_small.py             # under 3 minutes on 2 CPU cores
 

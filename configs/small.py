@@ -1,6 +1,6 @@
 """Any objective on a small model of a family that suits it, on the quickstart's corpus: `configs/small.py:<objective>`.
 
-bash tools/quickstart.sh                                           # once: corpus, vocabulary
+bash tools/quickstart.sh                                           # once: the corpus
 python tools/cache_tasks.py --config=configs/small.py:prefix       # once: all objectives share the cache
 python tools/train.py --config=configs/small.py:prefix             # under 3 minutes on 2 CPU cores
 python tools/evaluate.py --config=configs/small.py:prefix
@@ -17,10 +17,10 @@ MODELS = {
     "ul2": {"name": "prefix_decoder", "embed_scale": 50.0},
     "blank_infilling": {"name": "glm"},
     "masked": {"name": "encoder"},
-    "next_sentence": {"name": "bert"},
-    "sentence_order": {"name": "bert"},
-    "span_boundary": {"name": "bert"},
-    "replaced_token": {"name": "electra", "embedding_size": 64},
+    "next_sentence": {"name": "bert", **base.QUICK_POSITIONS},
+    "sentence_order": {"name": "bert", **base.QUICK_POSITIONS},
+    "span_boundary": {"name": "bert", **base.QUICK_POSITIONS},
+    "replaced_token": {"name": "electra", "embedding_size": 64, **base.QUICK_POSITIONS},
     "span_corruption": {"name": "t5"},
     "denoising": {"name": "bart"},
 }
