@@ -383,7 +383,7 @@ def test_a_cache_gives_what_a_whole_pass_gives(name: str) -> None:
         hidden, cache = merged.decode(tokens, positions, cache)
         return merged.logits(hidden), cache
 
-    first, cache = decode(params, tokens[:, :7], positions[:, :7], model.merge(params).empty_cache(2, length))
+    first, cache = decode(params, tokens[:, :7], positions[:, :7], model.merge(params).begin({}, 2, length))
     found = [first]
     for i in range(7, length):
         logits, cache = decode(params, tokens[:, i : i + 1], positions[:, i : i + 1], cache)

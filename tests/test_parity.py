@@ -6,7 +6,7 @@ Needs the extra [parity]. Every weight is random, biases and norms included, so 
 import importlib.util
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,11 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import BYTES
 
+from pretrainx.evaluate.beam import Beam
+from pretrainx.evaluate.generate import Generator
+from pretrainx.evaluate.sampling import Sampling
 from pretrainx.interop.hf import from_hf, to_hf
 from pretrainx.models import bart, bert, electra, gpt2, llama, roberta, skeleton, t5
 from pretrainx.models.attention import relative_buckets
 from pretrainx.models.skeleton import Skeleton, flatten
+from pretrainx.objectives.interface import Prompt
 from pretrainx.objectives.losses import binary_cross_entropy, class_cross_entropy, token_losses
 from pretrainx.parallel import layouts, mesh
 from pretrainx.parallel.shard import Partitioner
@@ -296,6 +301,43 @@ def test_logits_loss_and_gradients_are_theirs(family: str) -> None:
     for name, array in state.items():
         np.testing.assert_array_equal(again[name], array, err_msg=name)
     model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in again.items()}, strict=True)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "bart"))])
+@pytest.mark.parametrize("beams", [1, 4])
+def test_generation_is_theirs(family: str, beams: int) -> None:
+    """Greedy and beam search without a length penalty (theirs counts a length otherwise), over prompts that end and do not end."""
+    case = CASES[family]
+    theirs = case.build().eval()
+    randomise(theirs)
+    config = case.module.Config(**case.config)
+    ours = skeleton.build(case.module, config, ONE)
+    params = from_hf(config.name, arrays(theirs.state_dict().items()), ours)
+    vocabulary = replace(BYTES, size=VOCABULARY)
+    texts = [np.random.default_rng(i).integers(3, 67, 5).tolist() for i in range(24)]
+    made = (lambda text: Prompt([0], source=text)) if case.encoder_length else Prompt
+    prompts = iter([made(text) for text in texts])
+    generator = Generator(ours, vocabulary, lambda _: next(prompts), Beam(beams, 0.0) if beams > 1 else Sampling(0.0), 10, batch_size=24)
+    found = generator(params, [""] * 24)
+    options = {
+        "num_beams": beams,
+        "do_sample": False,
+        "max_new_tokens": 10,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "length_penalty": 0.0,
+        "use_cache": False,
+    }  # their T5 has room for as many decoder layers as the encoder has
+    start = {"decoder_start_token_id": 0} if case.encoder_length else {}
+    ended = 0
+    for text, generation in zip(texts, found, strict=True):
+        ids = torch.tensor([text])
+        told = theirs.generate(ids, attention_mask=torch.ones_like(ids), forced_eos_token_id=None, **options, **start)[0].tolist()
+        told = told[1 if case.encoder_length else len(text) :]
+        assert generation.tokens.tolist() == told
+        ended += told[-1] == 1
+    assert ended or beams == 1 or family == "bart"
+    assert len({tuple(g.tokens.tolist()) for g in found}) > (1 if family == "t5" and beams == 1 else 12)
 
 
 @pytest.mark.parametrize("two_sided", [True, False])

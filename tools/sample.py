@@ -1,10 +1,12 @@
-"""Text from a run's checkpoint: continues prompts, greedily or by sampling."""
+"""Text from a run's checkpoint: goes on from prompts, greedily, by sampling or by beam search."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from pretrainx.core import cli
-from pretrainx.core.errors import InputError
+from pretrainx.core.errors import InputError, nearest
+from pretrainx.core.logs import log
 
 PROMPTS = ("def ", "The ", "import ")
 
@@ -16,32 +18,67 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--step", type=int, help="which checkpoint (default: the last)")
-    parser.add_argument("--prompt", action="append", help="what to continue; may be given several times")
+    parser.add_argument("--prompt", action="append", help="what to go on from; may be given several times")
+    parser.add_argument("--prompts", type=Path, help="a text file with one prompt a line")
+    parser.add_argument("--objective", help="prompt the model as this one of its objectives taught it (default: the most natural)")
     parser.add_argument("--num_tokens", type=int, default=128, help="tokens to make (default: %(default)s)")
+    parser.add_argument("--stop", action="append", default=[], help="end a text before this; may be given several times")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: %(default)s)")
     parser.add_argument("--top_k", type=int, default=0, help="keep the k most likely tokens; 0: all (default: %(default)s)")
     parser.add_argument(
         "--top_p", type=float, default=0.95, help="keep the most likely tokens up to this probability (default: %(default)s)"
     )
+    parser.add_argument("--num_beams", type=int, help="search for the likeliest text with so many beams, instead of sampling")
+    parser.add_argument("--length_penalty", type=float, default=0.6, help="of beam search: 0 is none (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=16, help="prompts at once (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print prompts and continuations as one JSON object on stdout")
     args = cli.parse_args(parser, argv)
 
-    from pretrainx.evaluate.generate import Sampling, sample_texts
+    from pretrainx.evaluate.beam import Beam
+    from pretrainx.evaluate.generate import Generator
+    from pretrainx.evaluate.sampling import Sampling
     from pretrainx.train import trained
 
-    sampling = Sampling(args.temperature, args.top_k, args.top_p)
-    if args.num_tokens < 1:
-        raise InputError(f"--num_tokens {args.num_tokens}: accepted are 1 and more")
+    choice = Beam(args.num_beams, args.length_penalty) if args.num_beams is not None else Sampling(args.temperature, args.top_k, args.top_p)
+    prompts = [*(args.prompt or []), *(read_lines(args.prompts) if args.prompts else [])] or list(PROMPTS)
     model = trained.load(args.workdir, args.step)
-    prompts = args.prompt or list(PROMPTS)
-    texts = sample_texts(model.skeleton, model.params, model.vocabulary, prompts, sampling, args.num_tokens, args.seed)
+    generator = Generator(
+        model.skeleton, model.vocabulary, prompter_of(model, args.objective), choice, args.num_tokens, args.stop, args.batch_size,
+        show=len(prompts) > args.batch_size,
+    )  # fmt: skip
+    found = generator(model.params, prompts, args.seed)
+    log(str(generator.speed))
     if args.json:
-        cli.print_json({"step": model.step, "samples": [{"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)]})
+        samples = [
+            {"prompt": p, "text": g.text, "num_tokens": len(g.tokens), "nats": g.nats, "stopped": g.stopped}
+            for p, g in zip(prompts, found, strict=True)
+        ]
+        cli.print_json({"step": model.step, "samples": samples, "tokens_per_second": generator.speed.tokens / generator.speed.seconds})
     else:
-        for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1):
-            print(f"--- sample {number} of step {model.step}\n{prompt}{text}")
+        for number, (prompt, generation) in enumerate(zip(prompts, found, strict=True), 1):
+            print(f"--- sample {number} of step {model.step}\n{prompt}{generation.text}")
     return 0
+
+
+def read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--prompts {path}: {error}") from None
+
+
+def prompter_of(model: Any, name: str | None) -> Any:
+    """How this run's model wants to be prompted."""
+    from pretrainx.data.mixture_spec import parse_mixture
+    from pretrainx.evaluate.generate import prompter
+    from pretrainx.objectives.examples import make_objective
+
+    data = model.experiment.data
+    names = list(dict.fromkeys(objective for _, objective in parse_mixture(data)))
+    if name is not None and name not in names:
+        raise InputError(f"--objective={name}: the run was not trained on it; {nearest(name, names)}")
+    return prompter(model.skeleton.config, [make_objective(o, data, model.vocabulary) for o in ([name] if name else names)])
 
 
 if __name__ == "__main__":

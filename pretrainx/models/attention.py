@@ -18,6 +18,7 @@ from pretrainx.core.errors import InputError
 from pretrainx.models.layers import NORMS, fan_in_normal, project, rotary, rotation, weight
 from pretrainx.parallel.shard import Partitioner, spec
 
+KeysValues = tuple[jax.Array, jax.Array]
 MASKED = -1e30  # finite, so that a row with nothing to see gives numbers and not NaN
 
 
@@ -27,7 +28,7 @@ class Visibility:
 
     segment_ids: jax.Array | None = None  # [B, T]; None: one segment
     causal: bool = True
-    key_slots: jax.Array | None = None  # [B, T]: decoding from a cache; query t sees cache slots <= key_slots[b, t]
+    key_slots: jax.Array | None = None  # [B, T]: reading from a cache; query t sees its slots <= key_slots[b, t]
     bidirectional: jax.Array | None = None  # [B, S], int or bool: marked keys are seen by all of their segment, also if causal
     key_segment_ids: jax.Array | None = None  # [B, S], where the keys are another sequence's; None: as segment_ids
 
@@ -125,6 +126,23 @@ class Places:
         return cls(positions, rotation(positions, config.head_size, config.rope_theta) if rotary else None)
 
 
+@dataclass(frozen=True)
+class LayerCache:
+    """Keys and values of all layers, each [layers, B, S, K, H], and the layer that is at work (an index, also a traced one).
+
+    All layers are handed on as one, so that a token's write is done in place: a layer cut out and put back is two copies.
+    """
+
+    stacked: KeysValues
+    layer: Any
+
+    def write(self, new: KeysValues, positions: jax.Array) -> KeysValues:
+        """With [B, T, K, H] at these positions [B, T]."""
+        rows = jnp.arange(positions.shape[0])[:, None]
+        keys, values = (old.at[self.layer, rows, positions].set(x) for old, x in zip(self.stacked, new, strict=True))
+        return keys, values
+
+
 class Attention(nnx.Module):
     """Multi-head attention with grouped key-value heads, rotary positions and query-key norm as the config says.
 
@@ -149,41 +167,50 @@ class Attention(nnx.Module):
             self.query_norm = NORMS["rms"](H, dtype=dtype, rngs=rngs)
             self.key_norm = NORMS["rms"](H, dtype=dtype, rngs=rngs)
 
+    def keys_values(self, read_BSD: jax.Array) -> KeysValues:
+        """Of what is looked up, [B, S, K, H] each; without their place."""
+        config, dtype = self.config, self.config.dtype
+        k = project(read_BSD, self.key[...].astype(dtype))
+        v = project(read_BSD, self.value[...].astype(dtype))
+        if config.use_bias:
+            k, v = k + self.key_bias[...].astype(dtype), v + self.value_bias[...].astype(dtype)
+        return (self.key_norm(k) if config.qk_norm else k), v
+
     def __call__(
         self,
         x_BTD: jax.Array,
         places: Places,
         attend: Callable[..., Any],
-        cache: tuple[jax.Array, jax.Array] | None = None,
-        memory_BSD: jax.Array | None = None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """Gives [B, T, D] and, where a cache (k and v of [B, S, K, H]) came in, the cache with these positions written.
+        cached: LayerCache | None = None,
+        memory: jax.Array | KeysValues | None = None,
+    ) -> tuple[jax.Array, KeysValues | None]:
+        """Gives [B, T, D] and, where a cache came in, all layers' keys and values with these positions of this layer written.
 
-        Keys and values are of `memory`, where one is given: another sequence, whose order positions say nothing of.
+        Keys and values are of `memory`, where one is given: another sequence [B, S, D], whose order positions say nothing of,
+        or what `keys_values` made of it.
         """
         config, constrain, dtype = self.config, self.partitioner.constrain, self.config.dtype
-        read_BSD = x_BTD if memory_BSD is None else memory_BSD
         q = project(x_BTD, self.query[...].astype(dtype))
-        k = project(read_BSD, self.key[...].astype(dtype))
-        v = project(read_BSD, self.value[...].astype(dtype))
         if config.use_bias:
-            q, k, v = (a + b[...].astype(dtype) for a, b in ((q, self.query_bias), (k, self.key_bias), (v, self.value_bias)))
+            q = q + self.query_bias[...].astype(dtype)
         if config.qk_norm:
-            q, k = self.query_norm(q), self.key_norm(k)
-        if places.rotation is not None and memory_BSD is None:
+            q = self.query_norm(q)
+        k, v = memory if isinstance(memory, tuple) else self.keys_values(x_BTD if memory is None else memory)
+        if places.rotation is not None and memory is None:
             q, k = rotary(q, *places.rotation), rotary(k, *places.rotation)
         q = constrain(q, "batch", "length", "heads", None)
         if config.attention_scale == "head_dim":
             q = q * (config.head_size**-0.5)
         k, v = constrain(k, "batch", "length", "kv", None), constrain(v, "batch", "length", "kv", None)
-        if cache is not None:
-            rows = jnp.arange(k.shape[0])[:, None]
-            k, v = cache = (cache[0].at[rows, places.positions].set(k), cache[1].at[rows, places.positions].set(v))
+        written = None
+        if cached is not None:
+            written = cached.write((k, v), places.positions)
+            k, v = (x[cached.layer] for x in written)
         mixed = constrain(attend(q, k, v), "batch", "length", "heads", None)
         out = project(mixed, self.out[...].astype(dtype), 2)
         if config.use_bias:
             out = out + self.out_bias[...].astype(dtype)
-        return out, cache
+        return out, written
 
 
 def attender(

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from pretrainx.models.attention import Visibility, xla_attender
 from pretrainx.models.embedder import Batch, Embedder
 from pretrainx.models.heads import TokenHead
-from pretrainx.models.stack import Memory, Stack
+from pretrainx.models.stack import Cache, Memory, Stack
 from pretrainx.models.transformer import OptionalSize, Outputs, Tower, TransformerConfig, gathers_targets
 from pretrainx.parallel.shard import Partitioner
 
@@ -67,3 +68,18 @@ class Model(nnx.Module):
         memory = Memory(encoded, xla_attender(config, across, batch["tokens"].shape[1], encoded.shape[1]))
         hidden, _ = self.decoder(self.embedder(batch), batch["positions"], Visibility(segment_ids), memory)
         return Outputs(hidden, self.logits, config.loss_chunks, gathers_targets(self.partitioner))
+
+    def begin(self, batch: Batch, rows: int, length: int) -> Cache:
+        """As models/transformer.py, with what the decoder looks up of the encoder's part of the batch."""
+        cache = Cache.empty(self.config.decoder, self.partitioner, rows, length)
+        return replace(cache, memory=self.decoder.remember(self.encode(batch)), memory_ids=batch["encoder_segment_ids"])
+
+    def decode(self, tokens: jax.Array, positions: jax.Array, cache: Cache, seen: jax.Array | None = None) -> tuple[jax.Array, Cache]:
+        """As models/transformer.py."""
+        assert cache.memory_ids is not None
+        slots = positions if seen is None else jnp.maximum(positions, seen - 1)
+        across = Visibility(jnp.ones_like(tokens), causal=False, key_segment_ids=cache.memory_ids)
+        memory = Memory(None, xla_attender(self.config, across, tokens.shape[1], cache.memory_ids.shape[1]))
+        x = self.embedder({"tokens": tokens, "positions": positions})
+        hidden, cache = self.decoder(x, positions, Visibility(key_slots=slots), memory, cache)
+        return hidden, cache

@@ -4,14 +4,15 @@ Legend: B batch, T query length, S key length, D embed, N heads.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from pretrainx.models.attention import Attention, Places, Visibility, attender, relative_buckets
+from pretrainx.models.attention import Attention, KeysValues, LayerCache, Places, Visibility, attender, relative_buckets
 from pretrainx.models.layers import MLP, NORMS, Dense, normal, stack, weight
 from pretrainx.parallel.shard import Partitioner
 
@@ -26,10 +27,43 @@ REMAT_POLICIES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Memory:
-    """What the layers of a decoder look up: an encoder's hidden states [B, S, D], and the attention into them."""
+    """What the layers of a decoder look up: an encoder's hidden states [B, S, D] (None: a cache has each layer's view of
+    them), and the attention into them."""
 
-    hidden: jax.Array
+    hidden: jax.Array | None
     attend: Callable[..., jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cache:
+    """What a stack keeps of the tokens that it has read, so that the next need not read them again.
+
+    own        keys and values, [layers, B, S, K, H] each; position p lies in slot p
+    memory     the same of what an encoder gave, [layers, B, M, K, H], and `memory_ids` [B, M] is 1 where that is no padding
+    """
+
+    own: KeysValues
+    memory: KeysValues | None = None
+    memory_ids: jax.Array | None = None
+
+    @classmethod
+    def empty(cls, config: Any, partitioner: Partitioner, rows: int, length: int) -> "Cache":
+        """Of no tokens yet, with room for `length`."""
+        shape = (config.num_layers, rows, length, config.kv_heads, config.head_size)
+        keys, values = (partitioner.constrain(jnp.zeros(shape, config.dtype), None, "batch", None, "kv", None) for _ in range(2))
+        return cls((keys, values))
+
+    @property
+    def length(self) -> int:
+        return self.own[0].shape[2]
+
+    def rows(self, index: jax.Array) -> "Cache":
+        """The cache of these rows, int[R]: rows may go on more than once, or not at all."""
+        pick = lambda x: jnp.take(x, index, axis=1)  # noqa: E731
+        memory = None if self.memory is None else jax.tree.map(pick, self.memory)
+        ids = None if self.memory_ids is None else jnp.take(self.memory_ids, index, axis=0)
+        return Cache(jax.tree.map(pick, self.own), memory, ids)
 
 
 class Block(nnx.Module):
@@ -51,22 +85,29 @@ class Block(nnx.Module):
             self.cross_norm = norm()
 
     def __call__(
-        self, x: jax.Array, places: Places, attend: Callable[..., Any], memory: Memory | None, cache: Any = None
-    ) -> tuple[jax.Array, Any]:
+        self,
+        x: jax.Array,
+        places: Places,
+        attend: Callable[..., Any],
+        memory: Memory | None,
+        cached: LayerCache | None = None,
+        remembered: KeysValues | None = None,
+    ) -> tuple[jax.Array, KeysValues | None]:
         constrain = self.partitioner.constrain
+        look_up = memory.hidden if memory is not None and remembered is None else remembered
         if self.config.post_norm:
-            mixed, cache = self.attention(x, places, attend, cache)
+            mixed, written = self.attention(x, places, attend, cached)
             x = self.attention_norm(x + mixed)
             if memory is not None:
-                x = self.cross_norm(x + self.cross_attention(x, places, memory.attend, memory_BSD=memory.hidden)[0])
+                x = self.cross_norm(x + self.cross_attention(x, places, memory.attend, memory=look_up)[0])
             x = self.mlp_norm(x + self.mlp(x))
         else:
-            mixed, cache = self.attention(self.attention_norm(x), places, attend, cache)
+            mixed, written = self.attention(self.attention_norm(x), places, attend, cached)
             x = constrain(x + mixed, "batch", "length", "embed")
             if memory is not None:
-                x = x + self.cross_attention(self.cross_norm(x), places, memory.attend, memory_BSD=memory.hidden)[0]
+                x = x + self.cross_attention(self.cross_norm(x), places, memory.attend, memory=look_up)[0]
             x = x + self.mlp(self.mlp_norm(x))
-        return constrain(x, "batch", "length", "embed"), cache
+        return constrain(x, "batch", "length", "embed"), written
 
 
 class Stack(nnx.Module):
@@ -90,40 +131,50 @@ class Stack(nnx.Module):
             self.relative_bias = weight(rngs, shape, ("buckets", "heads"), normal(D**-0.5), dtype)
 
     def __call__(
-        self, x: jax.Array, positions: jax.Array, sight: Visibility, memory: Memory | None = None, cache: Any = None
+        self, x: jax.Array, positions: jax.Array, sight: Visibility, memory: Memory | None = None, cache: Cache | None = None
     ) -> tuple[jax.Array, Any]:
         length = x.shape[1]
-        key_length = length if cache is None else cache[0].shape[2]
-        bias = self.bias(sight, length, key_length) if self.config.positions == "relative" else None
+        key_length = length if cache is None else cache.length
+        # Within a segment, distances are those in the row, and nothing is seen beyond it.
+        queries = jnp.arange(length)[None] if cache is None else positions
+        bias = self.bias(queries, key_length) if self.config.positions == "relative" else None
         attend = attender(self.config, self.partitioner, sight, length, key_length, bias)
         if self.config.embed_size != self.config.d_model:
             x = self.partitioner.constrain(self.projection(x), "batch", "length", "embed")
         x, cache = self.run(x, Places.of(self.config, positions), attend, memory, cache)
         return (x if self.config.post_norm else self.final_norm(x)), cache
 
-    def run(self, x: jax.Array, places: Places, attend: Callable[..., Any], memory: Memory | None, cache: Any) -> tuple[jax.Array, Any]:
+    def run(
+        self, x: jax.Array, places: Places, attend: Callable[..., Any], memory: Memory | None, cache: Cache | None
+    ) -> tuple[jax.Array, Any]:
         """All layers in turn. One compiled layer serves all (scan), and rematerialisation goes by layer."""
         graph, weights = nnx.split(self.blocks)
+        remembered = None if cache is None else cache.memory
 
-        def layer(x: jax.Array, inputs: tuple[Any, Any]) -> tuple[jax.Array, Any]:
-            layer_weights, layer_cache = inputs
-            return nnx.merge(graph, layer_weights)(x, places, attend, memory, layer_cache)
+        def layer(carry: tuple[jax.Array, Any], inputs: tuple[Any, Any, Any]) -> tuple[tuple[jax.Array, Any], None]:
+            (x, own), (number, layer_weights, layer_memory) = carry, inputs
+            cached = None if own is None else LayerCache(own, number)
+            return nnx.merge(graph, layer_weights)(x, places, attend, memory, cached, layer_memory), None
 
         if self.config.remat != "none" and cache is None:
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.config.remat], prevent_cse=not self.config.scan_layers)
+        carry: Any = (x, None if cache is None else cache.own)
+        numbers = np.arange(self.config.num_layers)
         if self.config.scan_layers:
-            return jax.lax.scan(layer, x, (weights, cache))
-        caches = []
-        for i in range(self.config.num_layers):
-            x, new = layer(x, jax.tree.map(lambda a: a[i], (weights, cache)))  # noqa: B023 - used at once
-            caches.append(new)
-        return x, jax.tree.map(lambda *a: jnp.stack(a), *caches)
+            carry, _ = jax.lax.scan(layer, carry, (numbers, weights, remembered))
+        else:
+            for i in numbers:
+                carry, _ = layer(carry, (i, *jax.tree.map(lambda a: a[i], (weights, remembered))))  # noqa: B023 - used at once
+        return carry[0], None if cache is None else replace(cache, own=carry[1])
 
-    def bias(self, sight: Visibility, length: int, key_length: int) -> jax.Array:
-        """float32 [1, N, T, S], or [B, N, T, S] while decoding. Distances are those in the row: within a segment they are those
-        of positions, and nothing is seen beyond it."""
+    def remember(self, hidden: jax.Array) -> KeysValues:
+        """Keys and values [layers, B, M, K, H] of an encoder's hidden states, as each layer will look them up."""
+        graph, weights = nnx.split(self.blocks)
+        return jax.lax.map(lambda layer: nnx.merge(graph, layer).cross_attention.keys_values(hidden), weights)
+
+    def bias(self, queries: jax.Array, key_length: int) -> jax.Array:
+        """float32 [1 or B, N, T, S], of queries that stand at these places [1 or B, T] and keys at 0 to S - 1."""
         config = self.config
-        queries = jnp.arange(length)[None] if sight.key_slots is None else sight.key_slots
         distance = jnp.arange(key_length)[None, None, :] - queries[:, :, None]
         furthest = config.relative_max_distance
         buckets = relative_buckets(config.relative_buckets, furthest, self.two_sided)

@@ -18,7 +18,7 @@ from pretrainx.models.attention import Visibility
 from pretrainx.models.embedder import Batch, Embedder
 from pretrainx.models.heads import BoundaryHead, PairHead, TokenHead
 from pretrainx.models.layers import ACTIVATIONS
-from pretrainx.models.stack import REMAT_POLICIES, Stack
+from pretrainx.models.stack import REMAT_POLICIES, Cache, Stack
 from pretrainx.parallel.shard import Partitioner
 
 Size = Annotated[int, Range(ge=1)]
@@ -218,15 +218,17 @@ class Transformer(nnx.Module):
         """Hidden states [B, L, D]: what a head for another task reads."""
         return self(batch).hidden
 
-    def empty_cache(self, batch_size: int, length: int) -> tuple[jax.Array, jax.Array]:
-        """Keys and values of no tokens yet: two arrays [layers, B, S, K, H]."""
-        shape = (self.config.num_layers, batch_size, length, self.config.kv_heads, self.config.head_size)
-        return jnp.zeros(shape, self.config.dtype), jnp.zeros(shape, self.config.dtype)
+    def begin(self, batch: Batch, rows: int, length: int) -> Cache:
+        """The cache of so many rows before their first token, with room for `length` tokens. Of the batch nothing is read here."""
+        del batch
+        return Cache.empty(self.config, self.partitioner, rows, length)
 
-    def decode(self, tokens: jax.Array, positions: jax.Array, cache: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
-        """Hidden states [B, T, D] of new tokens, given a cache of those before; and the cache with them written.
+    def decode(self, tokens: jax.Array, positions: jax.Array, cache: Cache, seen: jax.Array | None = None) -> tuple[jax.Array, Cache]:
+        """Hidden states [B, T, D] of new tokens [B, T], given a cache of those before; and the cache with them written.
 
-        Position p lies in slot p of the cache, and a query sees the slots up to its own position.
+        A query sees the slots of the cache up to its own position, or the first `seen` [B, T], where that is more.
         """
+        slots = positions if seen is None else jnp.maximum(positions, seen - 1)
         x = self.embedder({"tokens": tokens, "positions": positions})
-        return self.stack(x, positions, Visibility(key_slots=positions), cache=cache)
+        hidden, cache = self.stack(x, positions, Visibility(key_slots=slots), cache=cache)
+        return hidden, cache

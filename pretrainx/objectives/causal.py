@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from pretrainx.core.vocabulary import Vocabulary
-from pretrainx.objectives.interface import Features, Window
+from pretrainx.objectives.interface import Features, Prompt, Window
 from pretrainx.objectives.losses import PredictsTargets
 
 
@@ -22,6 +22,9 @@ class Objective(PredictsTargets):
     def __init__(self, vocabulary: Vocabulary, sequence_length: int):
         self.start_id = vocabulary.special.start
         self.window_length = sequence_length
+
+    def prompt(self, text: list[int]) -> Prompt:
+        return Prompt([self.start_id, *text])
 
     def example(self, window: Window, rng: np.random.Generator) -> Features:
         del rng  # nothing is drawn

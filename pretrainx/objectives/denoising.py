@@ -8,7 +8,7 @@ import numpy as np
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.objectives import packing, spans
-from pretrainx.objectives.interface import Features, Sight, Window
+from pretrainx.objectives.interface import Features, Prompt, Sight, Window
 from pretrainx.objectives.losses import PredictsTargets
 
 WHERE = "data.objectives.denoising"
@@ -111,6 +111,11 @@ class Objective(PredictsTargets):
         self.noise = Noise(mask_rate, poisson_lambda, mask, vocabulary.ends_sentence)
         self.transforms = [TRANSFORMS[name] for name in transforms]
         self.special, self.window_length = vocabulary.special, sequence_length
+
+    def prompt(self, text: list[int]) -> Prompt:
+        """The encoder reads the text and a mask; the decoder, which tells it all again, has told the text already."""
+        mask = [] if self.noise.mask < 0 else [self.noise.mask]
+        return Prompt([self.special.start, *text], source=[*text, *mask] or [self.special.eos])
 
     def corrupt(self, piece: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What the encoder reads of a document: at least one token, and no more than the document has."""

@@ -5,7 +5,7 @@ import numpy as np
 from pretrainx.core.errors import InputError
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.objectives import packing, spans
-from pretrainx.objectives.interface import Features, Window
+from pretrainx.objectives.interface import Features, Prompt, Window
 from pretrainx.objectives.losses import PredictsTargets
 
 WHERE = "data.objectives.fill_in_middle"
@@ -55,6 +55,9 @@ class Objective(PredictsTargets):
         )
         self.special, self.rate, self.spm_rate, self.min_length = vocabulary.special, rate, spm_rate, min_length
         self.sequence_length, self.window_length = sequence_length, sequence_length - 3 * self.room
+
+    def prompt(self, text: list[int]) -> Prompt:
+        return Prompt([self.special.start, *text])
 
     def choose(self, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The documents to change, of those with these lengths."""

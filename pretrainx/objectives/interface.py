@@ -34,6 +34,22 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What a model reads so as to go on from a text, as the objective taught it.
+
+    tokens   ids that the decoder reads before the first one it makes; at least one
+    seen     all of them may see so many of the first
+    source   ids for the encoder; None: the model has none
+    stop     ids, beyond the end of document, that end what is made
+    """
+
+    tokens: list[int]
+    seen: int = 0
+    source: list[int] | None = None
+    stop: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Loss:
     """Sums over the positions (or rows) that count, float32 scalars: a batch divides by the weight once, over all devices.
 
@@ -80,6 +96,10 @@ class Objective(Protocol):
         """Depends on the window and on what `rng` gives, on nothing else."""
         ...
 
+    def prompt(self, text: list[int]) -> Prompt | None:
+        """How to have the model go on from a text (ids without special tokens); None: it was not taught to."""
+        ...
+
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """term -> the summed weight that `loss` will report, known without running the model."""
         ...
@@ -100,3 +120,7 @@ class Defaults:
     codes_text: ClassVar[bool] = False
     num_predicted: int | None = None
     aligned: bool = False
+
+    def prompt(self, text: list[int]) -> Prompt | None:
+        del text
+        return None

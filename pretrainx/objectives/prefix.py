@@ -7,7 +7,7 @@ import numpy as np
 from pretrainx.core.errors import InputError
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.objectives import packing, spans
-from pretrainx.objectives.interface import Features, Sight, Window
+from pretrainx.objectives.interface import Features, Prompt, Sight, Window
 from pretrainx.objectives.losses import PredictsTargets
 
 Form = Literal["encoder_decoder", "decoder"]
@@ -59,6 +59,13 @@ class Objective(PredictsTargets):
     def most_predicted(self, length: int) -> int:
         """Of a document of so many tokens."""
         return max(0, min(length - self.min_prefix, max(1, int(2 * self.target_share * length) - 1)))
+
+    def prompt(self, text: list[int]) -> Prompt:
+        mode = [] if self.mode is None else [self.mode]
+        if self.has_encoder:
+            return Prompt([self.special.start], source=[*mode, *text] or [self.special.eos])
+        tokens = [*(mode or [self.special.start]), *text]
+        return Prompt(tokens, seen=len(tokens))
 
     def example(self, window: Window, rng: np.random.Generator) -> Features:
         sources, texts = [], []

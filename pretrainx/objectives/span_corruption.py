@@ -8,7 +8,7 @@ import numpy as np
 from pretrainx.core.errors import InputError
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.objectives import packing, spans
-from pretrainx.objectives.interface import Batch, Features, Loss, Sight, Window
+from pretrainx.objectives.interface import Batch, Features, Loss, Prompt, Sight, Window
 from pretrainx.objectives.losses import PredictsTargets, predicted_cross_entropy
 
 Form = Literal["encoder_decoder", "decoder"]
@@ -157,6 +157,15 @@ class Objective(PredictsTargets):
         told[marks], told[-1] = False, False
         target[marks], target[told] = self.sentinels[:count], piece[spans.inside(len(piece), starts, sizes)]
         return source, target
+
+    def prompt(self, text: list[int]) -> Prompt:
+        """The text, and the first sentinel for what comes after it."""
+        mode, span = [] if self.mode is None else [self.mode], int(self.sentinels[0])
+        stop = tuple(self.sentinels[1:2].tolist())
+        if self.has_encoder:
+            return Prompt([self.special.start, span], source=[*mode, *text, span], stop=stop)
+        source = [*(mode or [self.special.start]), *text, span]
+        return Prompt([*source, span], seen=len(source), stop=stop)
 
     def example(self, window: Window, rng: np.random.Generator) -> Features:
         pieces = spans.pieces_of(window)

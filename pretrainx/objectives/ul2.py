@@ -9,7 +9,7 @@ import numpy as np
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.objectives import prefix, span_corruption, spans
-from pretrainx.objectives.interface import Features, Sight, Window
+from pretrainx.objectives.interface import Features, Prompt, Sight, Window
 from pretrainx.objectives.losses import PredictsTargets
 
 Form = Literal["encoder_decoder", "decoder"]
@@ -88,6 +88,10 @@ class Objective(PredictsTargets):
         if mode == "S":
             return _Prefix(vocabulary, sequence_length, form, share, mode_token=token, window_length=self.window_length)
         return _Spans(vocabulary, sequence_length, share, mean, form, mode_token=token, window_length=self.window_length)
+
+    def prompt(self, text: list[int]) -> Prompt | None:
+        """By the denoiser whose business it is, S; else by the first."""
+        return next((d for d in self.denoisers if isinstance(d, _Prefix)), self.denoisers[0]).prompt(text)
 
     def draw(self, rng: np.random.Generator) -> int:
         """The number of the denoiser of a window: the first thing that `example` draws."""
