@@ -20,8 +20,9 @@ from support import settings as sections
 
 from pretrainx.core import config as configs
 from pretrainx.core.errors import InputError
+from pretrainx.curate.records import read_records
 from pretrainx.evaluate.choices.accuracy import NORMALISATIONS, credit, normalised, summary
-from pretrainx.evaluate.choices.questions import Question, after, read_records
+from pretrainx.evaluate.choices.questions import Question, after
 from pretrainx.evaluate.choices.tasks import TASKS, Asked, Task, read_task
 from pretrainx.evaluate.likelihood import Item, Likelihood, Scorer
 from pretrainx.models import decoder, skeleton

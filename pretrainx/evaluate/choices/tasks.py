@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pretrainx.core.errors import InputError, nearest
+from pretrainx.curate.records import Record, read_records
 from pretrainx.evaluate.choices import accuracy
 from pretrainx.evaluate.choices.accuracy import Normalisation
-from pretrainx.evaluate.choices.questions import Question, Record, after, read_records
+from pretrainx.evaluate.choices.questions import Question, after
 
 if TYPE_CHECKING:  # what is JAX's is not needed to show --help
     from pretrainx.evaluate.likelihood import Item, Likelihood
