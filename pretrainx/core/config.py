@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
-from pretrainx.core import plugins, schema, sections
+from pretrainx.core import inherit, plugins, schema, sections
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.schema import Override
 
@@ -49,6 +49,7 @@ class Config:
     from_file: dict[str, Any] = field(repr=False)
     raw: dict[str, Any] = field(repr=False)  # from_file with an Override wherever the command line spoke
     overrides: tuple[str, ...] = ()  # "train.steps=5", in the order given
+    inherited: dict[str, Any] = field(default_factory=dict, repr=False)  # from the run that `init_from` names
 
     @property
     def values(self) -> dict[str, Any]:
@@ -91,7 +92,9 @@ class Config:
             key = override.partition("=")[0]
             if path == key or path.startswith(key + ".") or key.startswith(path + "."):
                 return "command line"
-        return self.file if _said(self.from_file, path.split(".")) else "default"
+        if _said(self.from_file, path.split(".")):
+            return self.file
+        return f"init_from {self.init_from}" if _said(self.inherited, path.split(".")) else "default"
 
     def resolved(self, **parsed: Any) -> dict[str, Any]:
         """Every leaf with its value, defaults filled in, as plain JSON in the order of SECTIONS.
@@ -128,7 +131,9 @@ def load(spec: str, overrides: Iterable[str] = ()) -> Config:
     for override in overrides:
         _apply(raw, override, file)
     stem = Path(file).stem + (f"_{argument}" if argument else "")
-    config = Config(re.sub(r"[^A-Za-z0-9._-]+", "-", stem), file, from_file, raw, overrides)
+    inherited = inherit.values(start) if (start := schema.coerce(str, raw.get("init_from", ""), "init_from")) else {}
+    raw = inherit.fill(raw, inherited)
+    config = Config(re.sub(r"[^A-Za-z0-9._-]+", "-", stem), file, from_file, raw, overrides, inherited)
     for name, cls in TYPED.items():
         config.section(name, cls)
     for name in SINGLE:

@@ -9,7 +9,13 @@ EXIT_INTERRUPTED = 75
 
 
 class InputError(Exception):
-    """The user's input is wrong: one sentence saying what, where, what is accepted and the nearest match."""
+    """The user's input is wrong: one sentence saying what, where, what is accepted and the nearest match.
+
+    What the sentence quotes may hold line ends; it stays one line.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
 
 
 class GuardStop(Exception):

@@ -25,6 +25,10 @@ class Corpus:
     id_key: str = "id"
     document: Literal["file", "line"] = "file"  # for text: what one document is
     holdout: Fraction = 0.0  # share of documents, by a hash of their id, that is "validation"; 0 where {split} is used
+    task: str = ""  # of labelled texts: a name in tasks/labelled/tables.py, such as "glue_rte" or "classes"; "": plain text
+    form: Literal["classes", "words"] = "classes"  # of labelled texts: for a head over classes, or text for text
+    fields: dict[str, str] = field(default_factory=dict)  # keys of labelled records by role, where they are not the task's own
+    labels: tuple[str, ...] = ()  # names of the classes of task "classes", in order
 
 
 @dataclass(frozen=True)

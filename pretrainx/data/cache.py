@@ -278,6 +278,12 @@ class TokenCache:
     def num_documents(self) -> int:
         return int(self._document_starts[-1])
 
+    @property
+    def main_feature(self) -> str:
+        """What stands for a document: its text, or the first feature of a labelled record."""
+        features: list[str] = self.manifest["features"]
+        return "targets" if "targets" in features else features[0]
+
     def num_tokens(self, feature: str = "targets") -> int:
         return int(self._starts[feature][-1])
 

@@ -16,6 +16,7 @@ from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data.cache import Document
 from pretrainx.data.loader import Mixture, RowBuilder, Source, rows_digest
 from pretrainx.data.order import Order, Rows
+from pretrainx.data.windows import Windows
 from pretrainx.objectives.interface import Features
 
 NAMES_COMPARED = 50_000  # when an unknown id's neighbours are looked for: about a second
@@ -95,6 +96,7 @@ def describe_step(mixture: Mixture, step: int, batch_size: int, local_rows: Sequ
         own = {name: array[i] for name, array in features.items() if name != "objective"}
         pieces = tuple(pieces_of(source, window, mixture.vocabulary))
         if source.objective.needs_elsewhere:
+            assert isinstance(source.windows, Windows)
             address = (mixture.seed, source.name, int(mine.epoch[i]), window)
             start, stop = source.windows.elsewhere(window, address)
             pieces += tuple(pieces_between(source, start, stop, mixture.vocabulary))
@@ -110,10 +112,10 @@ def pieces_of(source: Source, window: int, vocabulary: Vocabulary) -> Iterator[P
 
 def pieces_between(source: Source, start: int, stop: int, vocabulary: Vocabulary) -> Iterator[Piece]:
     """The documents of a stretch of the stream; places are counted from its start."""
-    cache = source.windows.cache
-    tokens = cache.read(start, stop)
-    for index, first, last in cache.documents_in(start, stop):
-        document = cache.document(index)
+    cache, feature = source.windows.cache, source.windows.feature
+    tokens = cache.read(start, stop, feature)
+    for index, first, last in cache.documents_in(start, stop, feature):
+        document = cache.document(index, feature)
         yield Piece(
             document.id, document.origin, first - document.start, last - document.start, document.end - document.start,
             first - start, last - start, vocabulary.decode(tokens[first - start : last - start]),
@@ -122,7 +124,11 @@ def pieces_between(source: Source, start: int, stop: int, vocabulary: Vocabulary
 
 def find_documents(mixture: Mixture, identity: str) -> list[tuple[str, Document]]:
     """(corpus, document) of every document with this id: an id may stand in several corpora."""
-    return [(corpus, cache.document(index)) for corpus, cache in _caches(mixture).items() for index in cache.find_document(identity)]
+    return [
+        (corpus, cache.document(index, cache.main_feature))
+        for corpus, cache in _caches(mixture).items()
+        for index in cache.find_document(identity)
+    ]
 
 
 def require_documents(mixture: Mixture, identity: str) -> list[tuple[str, Document]]:
@@ -152,8 +158,8 @@ def sightings(mixture: Mixture, documents: Iterable[tuple[str, Document]], batch
 def _sightings(
     order: Order, index: int, source: Source, number: int, document: Document, batch_size: int, steps: int
 ) -> Iterator[Sighting]:
-    length = source.windows.length
-    for window in range(document.start // length, -(-document.end // length)):
+    document = source.windows.cache.document(document.index, source.windows.feature)
+    for window in source.windows.touching(document):
         start, stop = source.windows.span(window)
         first, last = max(start, document.start) - document.start, min(stop, document.end) - document.start
         for epoch, row in enumerate(order.find(index, window, steps * batch_size)):

@@ -21,6 +21,7 @@ from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.data.cache import TokenCache, locate
 from pretrainx.data.mixture_spec import parse_mixture
 from pretrainx.data.order import Order, Rows
+from pretrainx.data.records import Records
 from pretrainx.data.windows import Windows
 from pretrainx.objectives.examples import fill, joint_spec, make_objective, randomness
 from pretrainx.objectives.interface import Features, Objective
@@ -31,13 +32,13 @@ DIGEST_BITS = 256
 
 @dataclass(frozen=True)
 class Source:
-    """One entry of the mixture: a corpus's windows under one objective."""
+    """One entry of the mixture: a corpus's windows, or labelled records, under one objective."""
 
     name: str  # "corpus:objective"
     corpus: str
     objective_name: str
     objective: Objective
-    windows: Windows
+    windows: Windows | Records
     rate: float
 
 
@@ -93,13 +94,40 @@ def open_mixture(data: Data, split: str) -> Mixture:
     if unused:
         raise InputError(f"data.objectives.{unused[0]}: no entry of data.mixture uses it; those used: {', '.join(objectives)}")
     sources = tuple(
-        Source(f"{corpus}:{name}", corpus, name, objectives[name], Windows(caches[corpus], objectives[name].window_length), rate)
+        Source(f"{corpus}:{name}", corpus, name, objectives[name], units(caches[corpus], objectives[name]), rate)
         for (corpus, name), rate in sorted(rates.items())
     )
+    for source in sources:
+        require_classes(source, data)
     for source in sources:
         if not len(source.windows):
             raise InputError(f"data.mixture: {source.corpus!r} has no tokens in its split {split!r}; look at its files, or leave it out")
     return Mixture(sources, first[1].vocabulary, data.seed, data.sequence_length, data.objectives)
+
+
+def units(cache: TokenCache, objective: Objective) -> Windows | Records:
+    """What an objective makes its examples of."""
+    if objective.reads:
+        return Records(cache, objective.reads)
+    if "targets" not in cache.manifest["features"]:
+        raise InputError(
+            f"token cache {cache.folder} is of labelled records ({', '.join(cache.manifest['features'])}), and the objective reads plain "
+            "text; name the objective 'classify' or 'text_to_text' in data.mixture"
+        )
+    return Windows(cache, objective.window_length)
+
+
+def require_classes(source: Source, data: Data) -> None:
+    """Raises InputError where an objective's classes are not those of the labelled task that the config describes."""
+    corpus, wanted = corpora.known(data).get(source.corpus), getattr(source.objective, "num_classes", None)
+    if corpus is None or not corpus.task or wanted is None:
+        return
+    found = corpora.task_of(source.corpus, corpus).num_classes
+    if found != wanted:
+        raise InputError(
+            f"data.objectives.{source.objective_name}.num_classes is {wanted}, and task {corpus.task!r} of corpus {source.corpus!r} has "
+            f"{found}; set it to {found}"
+        )
 
 
 def open_cache(data: Data, corpus: str, split: str) -> TokenCache:
@@ -128,6 +156,7 @@ def example(source: Source, windows: Sequence[int], epochs: Sequence[int], seed:
     """The features of rows of one source. Randomness has the address (seed, source, epoch, window)."""
     elsewhere = None
     if source.objective.needs_elsewhere:
+        assert isinstance(source.windows, Windows)
         addresses = [(seed, source.name, int(epoch), int(index)) for index, epoch in zip(windows, epochs, strict=True)]
         elsewhere = [source.windows.elsewhere(address[3], address) for address in addresses]
     read = source.windows.read(windows, elsewhere)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pretrainx.data.cache import TokenCache
+from pretrainx.data.cache import Document, TokenCache
 from pretrainx.objectives.examples import NOTHING, choose_elsewhere, from_pieces
 from pretrainx.objectives.interface import Window
 
@@ -23,6 +23,10 @@ class Windows:
     def span(self, index: int) -> tuple[int, int]:
         """Its first token and the one after its last, in the stream."""
         return index * self.length, min((index + 1) * self.length, self.num_tokens)
+
+    def touching(self, document: Document) -> range:
+        """The windows that hold tokens of a document."""
+        return range(document.start // self.length, -(-document.end // self.length))
 
     def read(self, indices: Sequence[int], elsewhere: Sequence[tuple[int, int]] | None = None) -> list[Window]:
         """Several windows, with the stretches of the stream that come with them, by one read of the cache."""

@@ -3,6 +3,7 @@
 Both are BERTs. They share the embedder, of the discriminator's embedding size (section 3.2), and each brings it to its own width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -14,7 +15,7 @@ from pretrainx.core.schema import Range
 from pretrainx.models import bert
 from pretrainx.models.attention import Visibility
 from pretrainx.models.embedder import Batch, Embedder
-from pretrainx.models.heads import ReplacedHead, TokenHead
+from pretrainx.models.heads import ClassHead, ReplacedHead, TokenHead
 from pretrainx.models.stack import Stack
 from pretrainx.models.transformer import Outputs, Tower, gathers_targets
 from pretrainx.parallel.shard import Partitioner
@@ -27,7 +28,7 @@ class Config(bert.Config):
     name: str = "electra"
     generator_size: Annotated[float, Range(gt=0, le=1)] = 0.25  # width, heads and mlp of the generator as a share of these
 
-    possible_heads: ClassVar[tuple[str, ...]] = ("replaced",)  # it has this one always
+    possible_heads: ClassVar[tuple[str, ...]] = ("replaced", "classes")  # it has the first one always
 
     @property
     def generator(self) -> bert.Config:
@@ -47,7 +48,7 @@ class Config(bert.Config):
 
     @property
     def present_heads(self) -> tuple[str, ...]:
-        return self.possible_heads
+        return tuple(dict.fromkeys(("replaced", *self.heads)))
 
     def check(self) -> None:
         super().check()
@@ -70,6 +71,8 @@ class Model(nnx.Module):
         self.discriminator = Stack(config, partitioner, two_sided=True, rngs=rngs)
         self.token_head = TokenHead(config.generator, partitioner, rngs=rngs)
         self.replaced_head = ReplacedHead(config, rngs=rngs)
+        if "classes" in config.heads:
+            self.class_head = ClassHead(config, rngs=rngs)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., the generator's D] -> float32 [..., V]."""
@@ -79,8 +82,10 @@ class Model(nnx.Module):
         sight = Visibility(batch.get("segment_ids"), causal=False)
         replaced = lambda tokens: self.replaced_head(self.encode(batch | {"tokens": tokens}))  # noqa: E731
         hidden, _ = self.generator(self.embedder(batch), batch["positions"], sight)
-        gather = gathers_targets(self.partitioner)
-        return Outputs(hidden, self.logits, self.config.loss_chunks, gather, {"replaced": replaced})
+        heads: dict[str, Callable[..., jax.Array]] = {"replaced": replaced}
+        if "classes" in self.config.heads:  # of the discriminator; where nothing reads the generator, it is not computed
+            heads["classes"] = lambda: self.class_head(self.encode(batch), batch["segment_ids"] > 0)
+        return Outputs(hidden, self.logits, self.config.loss_chunks, gathers_targets(self.partitioner), heads)
 
     def encode(self, batch: Batch) -> jax.Array:
         """Hidden states [B, L, D] of the discriminator: what a head for another task reads."""

@@ -48,6 +48,7 @@ def forward_flops_per_row(config: Any, features: Features, num_predicted: int | 
     heads = {
         "pair": 2.0 * (D * D + 2 * D),
         "boundary": 2.0 * predicted * ((2 * D + BOUNDARY_POSITION_SIZE) * D + D * E + E * V),
+        "classes": 2.0 * (D * D + D * config.num_classes),
         "replaced": 2.0 * length * (D * D + D),
     }
     return total + sum(heads[name] for name in config.present_heads)

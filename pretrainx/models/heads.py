@@ -104,3 +104,40 @@ class ReplacedHead(nnx.Module):
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
         return self.out(ACTIVATIONS[self.activation](self.dense(hidden)))[..., 0].astype(jnp.float32)
+
+
+class ClassHead(nnx.Module):
+    """`head(hidden [B, L, D], real bool [B, L]) -> float32 [B, C]`: the class of a text, or a score.
+
+    It reads the first token's vector (Devlin 2018), the last real one's (Radford 2018), the mean of the real ones, or their mean
+    under attention by one learned query; then a dense layer and tanh, unless it is linear; then the outputs.
+    """
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        D, std, dtype = config.d_model, config.init_std, config.param_dtype
+        self.pooling, self.has_hidden = config.pooling, config.class_hidden
+        if self.pooling == "attention":
+            self.query = weight(rngs, (D,), ("embed",), nnx.initializers.zeros, dtype)  # at first, the mean
+        if self.has_hidden:
+            self.dense = Dense((D, D), ("embed", None), std=std, dtype=dtype, rngs=rngs)
+        self.out = Dense((D, config.num_classes), ("embed", None), std=std, dtype=dtype, rngs=rngs)
+
+    def pool(self, hidden_BLD: jax.Array, real_BL: jax.Array) -> jax.Array:
+        """[B, D]"""
+        if self.pooling == "first":
+            return hidden_BLD[:, 0]
+        if self.pooling == "last":
+            last = jnp.maximum(jnp.sum(real_BL, axis=1) - 1, 0)
+            return jnp.take_along_axis(hidden_BLD, last[:, None, None], axis=1)[:, 0]
+        scores = jnp.zeros(real_BL.shape)
+        if self.pooling == "attention":
+            query = self.query[...].astype(jnp.float32)
+            scores = jnp.einsum("bld,d->bl", hidden_BLD.astype(jnp.float32), query) / hidden_BLD.shape[-1] ** 0.5
+        shares = jax.nn.softmax(jnp.where(real_BL, scores, -1e30), axis=-1)
+        return jnp.einsum("bl,bld->bd", shares, hidden_BLD.astype(jnp.float32)).astype(hidden_BLD.dtype)
+
+    def __call__(self, hidden_BLD: jax.Array, real_BL: jax.Array) -> jax.Array:
+        pooled = self.pool(hidden_BLD, real_BL)
+        if self.has_hidden:
+            pooled = jnp.tanh(self.dense(pooled))
+        return self.out(pooled).astype(jnp.float32)

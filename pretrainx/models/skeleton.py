@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from pretrainx.models import lora
 from pretrainx.parallel.shard import Dims, Partitioner
 
 Params = dict[str, Any]
@@ -29,7 +30,7 @@ class Skeleton:
 
     def merge(self, params: Params) -> Any:
         """The model with these weights; cheap, for use inside a jitted function."""
-        return nnx.merge(self.graph, params)
+        return nnx.merge(self.graph, lora.fold(params, self.config.lora_alpha) if lora.KEY in params else params)
 
     @property
     def num_params(self) -> int:
@@ -62,7 +63,14 @@ def build(module: Any, config: Any, partitioner: Partitioner) -> Skeleton:
             node = node.setdefault(part, {})
         node[path[-1]] = variable.get_metadata("dims")
     abstract = jax.eval_shape(init, jax.random.key(0))
-    return Skeleton(config, partitioner, graph, abstract, dims, init)
+    if not config.lora_rank:
+        return Skeleton(config, partitioner, graph, abstract, dims, init)
+    shapes, names = lora.add(abstract, dims, config.lora_rank, config.lora_targets)
+
+    def init_with_adapters(key: jax.Array) -> Params:
+        return init(key) | {lora.KEY: lora.init(key, shapes, names)}
+
+    return Skeleton(config, partitioner, graph, abstract | {lora.KEY: shapes}, dims | {lora.KEY: names}, init_with_adapters)
 
 
 def flatten(tree: Params, prefix: str = "") -> list[tuple[str, Any]]:

@@ -16,7 +16,7 @@ from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.schema import Range
 from pretrainx.models.attention import Visibility
 from pretrainx.models.embedder import Batch, Embedder
-from pretrainx.models.heads import BoundaryHead, PairHead, TokenHead
+from pretrainx.models.heads import BoundaryHead, ClassHead, PairHead, TokenHead
 from pretrainx.models.layers import ACTIVATIONS
 from pretrainx.models.stack import REMAT_POLICIES, Cache, Stack
 from pretrainx.parallel.shard import Partitioner
@@ -79,6 +79,12 @@ class TransformerConfig:
     embed_scale: Positive = 1.0  # embeddings are multiplied by it on their way in (Vaswani 2017, section 3.4: sqrt(d_model))
     heads: tuple[str, ...] = ()  # beyond the one over tokens; `train` adds those that the mixture's objectives need
     max_span: Size = 20  # longest span of the head "boundary"
+    num_classes: OptionalSize = 0  # outputs of the head "classes"; the objective settles it
+    pooling: Literal["first", "last", "mean", "attention"] = "first"  # what of a text's hidden states the head "classes" reads
+    class_hidden: bool = True  # a dense layer and tanh before its outputs (Devlin 2018); without it is linear
+    lora_rank: OptionalSize = 0  # of adapters, which are then all that is trained (lora.py); 0: none
+    lora_alpha: Positive = 16.0
+    lora_targets: tuple[str, ...] = ("*attention/query", "*attention/value")
     loss_chunks: Size = 1  # the head and the loss run over the sequence in so many parts: less memory, same result
     scan_layers: bool = True
     remat: str = "none"
@@ -87,7 +93,7 @@ class TransformerConfig:
 
     # Of the family: the sights of objectives that it can serve (objectives/interface.py), and the heads it may have.
     sights: ClassVar[tuple[str, ...]] = ("causal",)
-    possible_heads: ClassVar[tuple[str, ...]] = ("pair", "boundary")
+    possible_heads: ClassVar[tuple[str, ...]] = ("pair", "boundary", "classes")
 
     @property
     def causal(self) -> bool:
@@ -167,6 +173,7 @@ class Outputs:
       "pair"      `() -> float32 [B, 2]`, logits of how the row's two texts relate
       "boundary"  `(left [B, K, D], right [B, K, D], offsets [B, K]) -> float32 [B, K, V]`, logits of the tokens in spans,
                   from the hidden states just outside a span and a token's place in it, from 0
+      "classes"   `() -> float32 [B, num_classes]`, logits of a class of the row's text, or a score
       "replaced"  `(tokens [B, L]) -> float32 [B, L]`, logits that the token there is not the original
     """
 
@@ -197,6 +204,8 @@ class Transformer(nnx.Module):
             self.pair_head = PairHead(config, rngs=rngs)
         if "boundary" in config.heads:
             self.boundary_head = BoundaryHead(config, partitioner, rngs=rngs)
+        if "classes" in config.heads:
+            self.class_head = ClassHead(config, rngs=rngs)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""
@@ -212,6 +221,8 @@ class Transformer(nnx.Module):
             heads["pair"] = lambda: self.pair_head(hidden[:, 0])
         if "boundary" in config.heads:
             heads["boundary"] = lambda left, right, offsets: self.boundary_head(left, right, offsets, self.embedder.embedding[...])
+        if "classes" in config.heads:
+            heads["classes"] = lambda: self.class_head(hidden, batch["segment_ids"] > 0)
         return Outputs(hidden, self.logits, config.loss_chunks, gathers_targets(self.partitioner), heads)
 
     def encode(self, batch: Batch) -> jax.Array:

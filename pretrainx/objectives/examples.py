@@ -80,7 +80,9 @@ def feature_spec(objective: Objective, vocabulary: Vocabulary) -> Spec:
     """name -> (shape, dtype) of an example's features, which are the same for every window."""
     length = objective.window_length
     tokens = np.full(length, min(7, vocabulary.size - 1), np.int32)
-    window = from_pieces(tokens, [(0, length)], vocabulary.special.start, tokens)
+    window: Any = from_pieces(tokens, [(0, length)], vocabulary.special.start, tokens)
+    if objective.reads:
+        window = {feature: tokens[:1] for feature in objective.reads}
     return {name: (array.shape, array.dtype) for name, array in objective.example(window, np.random.default_rng(0)).items()}
 
 

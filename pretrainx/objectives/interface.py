@@ -10,7 +10,7 @@ from pretrainx.core.vocabulary import Vocabulary
 
 Features = dict[str, np.ndarray]
 Batch = dict[str, jax.Array]
-Sight = Literal["causal", "prefix", "bidirectional", "encoder_decoder"]
+Sight = Literal["causal", "prefix", "bidirectional", "encoder_decoder", "any"]
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,11 @@ class Objective(Protocol):
     """One instance serves one run: `Objective(vocabulary, sequence_length, **options)`.
 
     sight            what the model must see: `causal` leftwards; `prefix` leftwards, and all of a marked prefix;
-                     `bidirectional`; or `encoder_decoder`
+                     `bidirectional`; `encoder_decoder`; or `any`: what it reads off the model does not ask for one
     window_length    how much of the stream an example takes
     terms            the losses it is the weighted sum of, with the weights it was published with
     needs            heads of the model beyond the one over tokens: "pair", "boundary", "replaced"
+    reads            features of labelled records that its examples are made of, one record each; none: it reads windows of the stream
     needs_elsewhere  whether windows must come with a stretch of another document
     codes_text       whether the predicted tokens are the text itself, so that bits per byte mean something
     num_predicted    the most positions of one example that have a weight in the loss over tokens; None: any number
@@ -85,6 +86,7 @@ class Objective(Protocol):
     window_length: int
     terms: dict[str, float]
     needs: tuple[str, ...]
+    reads: ClassVar[tuple[str, ...]]
     needs_elsewhere: ClassVar[bool]
     codes_text: ClassVar[bool]
     num_predicted: int | None
@@ -92,8 +94,8 @@ class Objective(Protocol):
 
     def __init__(self, vocabulary: Vocabulary, sequence_length: int, **options: Any): ...
 
-    def example(self, window: Window, rng: np.random.Generator) -> Features:
-        """Depends on the window and on what `rng` gives, on nothing else."""
+    def example(self, window: Any, rng: np.random.Generator) -> Features:
+        """Of a Window, or of a record {feature: int32[n]} where it `reads` those; depends on that and on what `rng` gives alone."""
         ...
 
     def prompt(self, text: list[int]) -> Prompt | None:
@@ -116,6 +118,7 @@ class Defaults:
     window_length: int
     terms: dict[str, float] = {"tokens": 1.0}  # noqa: RUF012 - never written to
     needs: tuple[str, ...] = ()
+    reads: ClassVar[tuple[str, ...]] = ()
     needs_elsewhere: ClassVar[bool] = False
     codes_text: ClassVar[bool] = False
     num_predicted: int | None = None

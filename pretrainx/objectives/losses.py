@@ -110,6 +110,11 @@ def class_cross_entropy(logits_BC: jax.Array, labels_B: jax.Array, weights_B: ja
     return Loss(jnp.sum(token_losses(logits_BC.astype(jnp.float32), labels_B, True) * weights_B), jnp.sum(weights_B), right)
 
 
+def squared_error(made_B: jax.Array, labels_B: jax.Array, weights_B: jax.Array) -> Loss:
+    """Of one number a row, summed."""
+    return Loss(jnp.sum(jnp.square(made_B - labels_B) * weights_B), jnp.sum(weights_B))
+
+
 class PredictsTargets(Defaults):
     """For objectives that predict `targets` [B, L] with `loss_weights` [B, L]: their loss, and its weight."""
 

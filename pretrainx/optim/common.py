@@ -26,6 +26,8 @@ class OptimConfig:
     b1: Annotated[float, Range(ge=0, lt=1)] = 0.9
     b2: Annotated[float, Range(ge=0, lt=1)] = 0.95
     eps: Annotated[float, Range(gt=0)] = 1e-8
+    trainable: tuple[str, ...] = ()  # patterns of weights' paths, such as "class_head/*": all others stay as they are; (): all are trained
+    layer_decay: Annotated[float, Range(gt=0, le=1)] = 1.0  # each layer's steps are this much of those of the layer above it
 
 
 def is_dims(x: Any) -> bool:

@@ -7,6 +7,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from optax.contrib._muon import scale_by_shape
 
+from pretrainx.core.dims import matrix_dims
 from pretrainx.core.schema import Range
 from pretrainx.optim.common import OptimConfig, Params, Schedule, adamw, clip, map_paths
 
@@ -25,13 +26,9 @@ def is_matrix(path: str, dims: tuple[str | None, ...]) -> bool:
 
 
 def matrix_form(dims: tuple[str | None, ...]) -> MuonDimensionNumbers:
-    """Which dims of a weight are summed over and which come out; the others (`layers`) are a batch of matrices.
-
-    A weight that writes to the residual stream ends in `embed`; the others read one dim and give the rest.
-    """
-    own = [i for i, d in enumerate(dims) if d not in ("layers", "expert")]
-    cut = len(own) - 1 if dims[-1] == "embed" else 1
-    return MuonDimensionNumbers(reduction_axis=tuple(own[:cut]), output_axis=tuple(own[cut:]))
+    """Which dims of a weight are summed over and which come out; the others (`layers`) are a batch of matrices."""
+    inputs, outputs = matrix_dims(dims)
+    return MuonDimensionNumbers(reduction_axis=inputs, output_axis=outputs)
 
 
 def build(config: Config, dims: Params, schedule: Schedule) -> optax.GradientTransformation:

@@ -118,7 +118,8 @@ def _example(task: seqio.Task, example: dict[str, Any], name: str, vocabulary: V
             raise InputError(
                 f"Task {task.name!r}: feature {feature!r} is {tokens.dtype} of rank {tokens.ndim}; the cache keeps token ids of rank 1"
             )
-        decoded += int(vocabulary.token_bytes[tokens[(tokens >= 0) & (tokens < vocabulary.size)]].sum())
+        if not isinstance(spec.vocabulary, seqio.PassThroughVocabulary):  # a label is no text
+            decoded += int(vocabulary.token_bytes[tokens[(tokens >= 0) & (tokens < vocabulary.size)]].sum())
         if spec.add_eos and (not len(tokens) or tokens[-1] != vocabulary.special.eos):
             tokens = np.append(tokens, vocabulary.special.eos)
         found[feature] = tokens

@@ -13,6 +13,8 @@ from pretrainx.core.sections import Corpus, Data
 from pretrainx.curate import readers
 from pretrainx.curate.holdout import held_out
 from pretrainx.curate.readers import SPLIT_MARK, Counts, Document, Format
+from pretrainx.tasks.labelled import tables
+from pretrainx.tasks.labelled.task import FORMS, Example, Task
 
 SPLITS = ("train", "validation")
 PREPROCESS_VERSION = 1  # of what the pre-cache steps in `preprocess` put out: another number rebuilds the caches
@@ -20,12 +22,20 @@ BUILTIN: dict[str, Corpus] = {
     name: Corpus(source="jsonl", files=f"data/stdlib/{name}/{SPLIT_MARK}-*.jsonl.gz")
     for name in ("stdlib_prose", "stdlib_docstrings", "stdlib_code")
 }
+# GLUE and SuperGLUE as TFDS has them, in both forms: "glue_rte" for a head, "glue_rte_words" as text for text.
+LABELLED: dict[str, Corpus] = {
+    name + ("_words" if form == "words" else ""): Corpus(source="tfds", files=task.tfds, task=name, form=form)
+    for name, task in tables.TASKS.items()
+    if task.tfds
+    for form in FORMS
+}
+SPLIT_NAMES = {"validation": ("validation", "dev", "val")}  # what published files call a split
 _BUILT_BY = {name: "tools/build_corpus.py" for name in BUILTIN}
 
 
 def known(data: Data) -> dict[str, Corpus]:
     """All corpora that need no Python module: the built-in ones and those of the config, which win."""
-    return {**BUILTIN, **data.corpora}
+    return {**BUILTIN, **LABELLED, **data.corpora}
 
 
 def get(name: str, data: Data) -> Corpus:
@@ -44,6 +54,10 @@ def get(name: str, data: Data) -> Corpus:
         raise InputError(f"{where}.files is empty; give a glob such as 'mine/{SPLIT_MARK}-*.jsonl.gz'")
     if corpus.holdout and SPLIT_MARK in corpus.files:
         raise InputError(f"{where}: holdout = {corpus.holdout} and {SPLIT_MARK} in files: keep one way to split")
+    if corpus.task:
+        tables.find(corpus.task, where, corpus.fields, corpus.labels)
+    elif corpus.fields or corpus.labels:
+        raise InputError(f"{where}: fields and labels are of labelled texts; name their task, such as task='classes'")
     return corpus
 
 
@@ -63,7 +77,7 @@ def split_files(name: str, corpus: Corpus, split: str) -> list[Path]:
       InputError: no file matches, or one is empty.
     """
     built_by = f" (run {_BUILT_BY[name]} first)" if corpus == BUILTIN.get(name) and not _matches(corpus, split) else ""
-    return readers.list_files(corpus.files, split, f"data.corpora.{name}.files{built_by}")
+    return readers.list_files(corpus.files, _name_of(corpus, split), f"data.corpora.{name}.files{built_by}")
 
 
 def documents(
@@ -81,5 +95,26 @@ def format_of(corpus: Corpus, data: Data, part: tuple[int, int] = (0, 1)) -> For
     return Format(corpus.source, corpus.text_key, corpus.id_key, corpus.document, data.encoding_errors, data.max_document_bytes, part)
 
 
+def task_of(name: str, corpus: Corpus) -> Task:
+    """The labelled task of a corpus that names one."""
+    return tables.find(corpus.task, f"data.corpora.{name}", corpus.fields, corpus.labels)
+
+
+def examples(name: str, corpus: Corpus, split: str, paths: list[Path], part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Example, str]]:
+    """(example, place of its record) of a labelled corpus's files that belong to a split; `part` as in `documents`.
+
+    Held out are whole records: what is answered together stays together.
+    """
+    for example, place in tables.read(task_of(name, corpus), corpus.form, paths, split, part):
+        if SPLIT_MARK in corpus.files or held_out(example.id.partition("/")[0], corpus.holdout) == (split == "validation"):
+            yield example, place
+
+
+def _name_of(corpus: Corpus, split: str) -> str:
+    """What the corpus's files call a split; the split's own name where none is there."""
+    names = SPLIT_NAMES.get(split, (split,))
+    return next((name for name in names if glob.glob(corpus.files.replace(SPLIT_MARK, name), recursive=True)), split)
+
+
 def _matches(corpus: Corpus, split: str) -> bool:
-    return bool(glob.glob(corpus.files.replace(SPLIT_MARK, split), recursive=True))
+    return bool(glob.glob(corpus.files.replace(SPLIT_MARK, _name_of(corpus, split)), recursive=True))

@@ -3,7 +3,7 @@
 Whoever changes that raises `corpora.PREPROCESS_VERSION`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -22,5 +22,18 @@ def tokenize_text(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.
         rest = {key: value for key, value in example.items() if key != "text"}
         text = example["text"]
         return {**rest, "targets": encode(text), "num_bytes": tf.cast(tf.strings.length(text), tf.int64)}
+
+    return dataset.map(tokenize, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def tokenize_features(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature], texts: Sequence[str]) -> tf.data.Dataset:
+    """Labelled examples: the features `texts` as ids, a `label` as its decimal digits, and `num_bytes` of the texts."""
+
+    def tokenize(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        made = {name: output_features[name].vocabulary.encode_tf(example[name]) for name in texts}
+        if "label" in output_features:
+            made["label"] = tf.strings.to_number(tf.strings.bytes_split(example["label"]), tf.int32)
+        num_bytes = tf.add_n([tf.cast(tf.strings.length(example[name]), tf.int64) for name in texts])
+        return {"id": example["id"], "origin": example["origin"], **made, "num_bytes": num_bytes}
 
     return dataset.map(tokenize, num_parallel_calls=tf.data.AUTOTUNE)

@@ -10,8 +10,9 @@ from typing import Any
 import seqio
 
 from pretrainx.core.errors import InputError, nearest
-from pretrainx.core.sections import Data
+from pretrainx.core.sections import Corpus, Data
 from pretrainx.tasks import corpora, mixtures, preprocess, sources, vocabularies, vocabulary_spec
+from pretrainx.tasks.labelled.task import FEATURES
 from pretrainx.tasks.mixtures import split_name
 from pretrainx.tasks.objective_step import with_objective
 
@@ -25,6 +26,8 @@ def make_task(name: str, data: Data, beside: Iterable[str] = ()) -> seqio.Task:
     corpus_name, objective = split_name(name, data)
     corpus = corpora.get(corpus_name, data)
     vocabulary = vocabularies.to_seqio(vocabulary_spec.load(data.vocabulary))
+    if corpus.task:
+        return labelled_task(corpus_name, corpus, data, vocabulary)
     steps: list[Any] = [preprocess.tokenize_text, seqio.preprocessors.append_eos, seqio.CacheDatasetPlaceholder()]
     if corpus.source == "tfds":
         steps.insert(0, functools.partial(preprocess.keep_text, text_key=corpus.text_key))
@@ -35,6 +38,24 @@ def make_task(name: str, data: Data, beside: Iterable[str] = ()) -> seqio.Task:
         preprocessors=steps,
     )
     return task if name == corpus_name else with_objective(task, name, objective, data, beside)
+
+
+def labelled_task(name: str, corpus: Corpus, data: Data, vocabulary: seqio.Vocabulary) -> seqio.Task:
+    """The Task of a labelled corpus: texts as ids; a label as its decimal digits, or the answer as a text that ends."""
+    texts = [feature for feature in FEATURES[corpus.form] if feature != "label"]
+    features = {feature: seqio.Feature(vocabulary, add_eos=feature in ("inputs", "targets"), required=False) for feature in texts}
+    if corpus.form == "classes":
+        features["label"] = seqio.Feature(seqio.PassThroughVocabulary(10), add_eos=False, required=False)
+    return seqio.Task(
+        name,
+        source=sources.from_corpus(name, data),
+        output_features=features,
+        preprocessors=[
+            functools.partial(preprocess.tokenize_features, texts=texts),
+            seqio.CacheDatasetPlaceholder(),
+            seqio.preprocessors.append_eos,
+        ],
+    )
 
 
 def find_task(corpus: str, data: Data) -> seqio.Task:

@@ -16,16 +16,22 @@ from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.sections import Corpus, Data
 from pretrainx.curate.readers import Counts, Document
 from pretrainx.tasks import corpora
+from pretrainx.tasks.labelled import tables
+from pretrainx.tasks.labelled.task import FEATURES
 
-Read = Callable[[str, str, tuple[int, int], Counts], Iterable[Document]]  # split, shard, (i, n) of its records, counts
-SIGNATURE = {key: tf.TensorSpec((), tf.string) for key in ("text", "id", "origin")}
+Read = Callable[[str, str, tuple[int, int], Counts], Iterable[Any]]  # split, shard, (i, n) of its records, counts -> Documents, or dicts
+TEXT = ("text", "id", "origin")
 
 
 class DocumentSource(seqio.DataSource):
-    """A source over shards (files, say), each of which `read` turns into documents, whole or every n-th record."""
+    """A source over shards (files, say), each of which `read` turns into documents, whole or every n-th record.
 
-    def __init__(self, shards: Mapping[str, Sequence[str]], read: Read):
+    `keys` are what its examples hold, all strings.
+    """
+
+    def __init__(self, shards: Mapping[str, Sequence[str]], read: Read, keys: Sequence[str] = TEXT):
         super().__init__(splits=tuple(shards))
+        self.keys, self._signature = tuple(keys), {key: tf.TensorSpec((), tf.string) for key in keys}
         self._shards, self._read = {split: list(names) for split, names in shards.items()}, read
         self.counts = Counts()
         self.failure: InputError | None = None
@@ -55,7 +61,7 @@ class DocumentSource(seqio.DataSource):
 
         def of_one(name: tf.Tensor) -> tf.data.Dataset:
             return tf.data.Dataset.from_generator(
-                lambda n: self._examples(split, [n.decode()], part), args=(name,), output_signature=SIGNATURE
+                lambda n: self._examples(split, [n.decode()], part), args=(name,), output_signature=self._signature
             )
 
         return order.flat_map(of_one)
@@ -68,7 +74,7 @@ class DocumentSource(seqio.DataSource):
     @functools.cached_property
     def selected(self) -> tf.data.Dataset:
         """One data set for every shard in turn: what is mapped over it is traced once, not once a shard."""
-        return tf.data.Dataset.from_generator(lambda: self._examples(*self._selected), output_signature=SIGNATURE)
+        return tf.data.Dataset.from_generator(lambda: self._examples(*self._selected), output_signature=self._signature)
 
     def _shard(self, split: str, info: seqio.ShardInfo | None) -> tuple[list[str], tuple[int, int]]:
         names = self.list_shards(split)
@@ -82,7 +88,8 @@ class DocumentSource(seqio.DataSource):
         try:
             for name in names:
                 for document in self._read(split, name, part, self.counts):
-                    yield {key: getattr(document, key).encode("utf-8", "replace") for key in ("text", "id", "origin")}
+                    values = document if isinstance(document, Mapping) else vars(document)
+                    yield {key: values[key].encode("utf-8", "replace") for key in self.keys}
         except InputError as error:
             self.failure = error
             raise
@@ -91,10 +98,58 @@ class DocumentSource(seqio.DataSource):
 def from_corpus(name: str, data: Data) -> seqio.DataSource:
     """The source of a corpus that a config describes, or of a built-in one."""
     corpus = corpora.get(name, data)
+    if corpus.task:
+        return labelled(name, corpus)
     if corpus.source == "tfds":
         return from_tfds(corpus)
     files = {split: [str(p) for p in corpora.split_files(name, corpus, split)] for split in corpora.splits(name, corpus)}
     return DocumentSource(files, lambda split, path, part, counts: corpora.documents(corpus, split, Path(path), data, part, counts))
+
+
+def labelled(name: str, corpus: Corpus) -> DocumentSource:
+    """Labelled examples of a corpus's form, as strings by feature."""
+    task = corpora.task_of(name, corpus)
+    names = FEATURES[corpus.form]
+
+    def read(split: str, shard: str, part: tuple[int, int], counts: Counts) -> Iterator[dict[str, str]]:
+        if corpus.source == "tfds":
+            found = tables.examples(task, corpus.form, tfds_records(corpus, split), part)
+        else:
+            found = corpora.examples(name, corpus, split, [Path(shard)], part)
+        for example, place in found:
+            counts.documents += 1
+            features = {feature: example.feature(feature, task.measure) for feature in names}
+            yield {"id": example.id, "origin": place.replace(", record ", "#"), **features}
+
+    if corpus.source == "tfds":
+        shards = {split: [split] for split in corpora.SPLITS}
+    else:
+        shards = {split: [str(p) for p in corpora.split_files(name, corpus, split)] for split in corpora.splits(name, corpus)}
+    return DocumentSource(shards, read, ("id", "origin", *names))
+
+
+def tfds_records(corpus: Corpus, split: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """(record, its place) of a labelled data set "name/config:1.0.0" of TFDS, as plain Python values."""
+    import tensorflow_datasets as tfds
+
+    name, _, folder = corpus.files.partition("@")
+    builder = tfds.builder(name, data_dir=folder or None)
+    own = next((s for s in (split, f"{split}_matched") if s in builder.info.splits), split)  # MNLI has two of each
+    try:
+        dataset = builder.as_dataset(split=own, shuffle_files=False)
+    except (AssertionError, ValueError) as error:
+        raise InputError(f"TFDS data set {name!r}, split {split!r}: {str(error).splitlines()[0]}") from None
+    for number, example in enumerate(tfds.as_numpy(dataset), 1):
+        yield _plain(example), f"{name}[{own}], record {number}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    found = value.tolist() if hasattr(value, "tolist") else value
+    return [_plain(inner) for inner in found] if isinstance(found, list) else found.decode() if isinstance(found, bytes) else found
 
 
 def from_function(fn: Callable[[str], Iterable[Any]], splits: Sequence[str] = ("train",)) -> DocumentSource:

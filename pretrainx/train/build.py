@@ -23,6 +23,7 @@ from pretrainx.models.skeleton import Skeleton
 from pretrainx.objectives.examples import feature_spec, make_objective
 from pretrainx.objectives.interface import Objective
 from pretrainx.objectives.losses import term_names
+from pretrainx.optim import build as optimizers
 from pretrainx.optim import schedules
 from pretrainx.parallel import layouts, mesh
 from pretrainx.parallel.shard import Dims, Partitioner
@@ -119,17 +120,31 @@ def assemble(
             raise InputError(f"train.loss_weights.{name}: no such objective in the mixture; {nearest(name, known)}")
     needed = {head for o in objectives.values() for head in o.needs}
     experiment = replace(experiment, model=replace(experiment.model, heads=tuple(sorted(needed.union(experiment.model.heads)))))
+    experiment = with_classes(experiment, objectives)
     skeleton = make_skeleton(experiment, devices)
     require_fit(skeleton, experiment)
     optim = experiment.optim
     schedule = schedules.build(
         optim.schedule, warmup_steps=durations.warmup, total_steps=durations.steps, decay_steps=durations.decay, end=optim.end_lr_ratio
     )
-    tx = experiment.optim_module.build(optim, skeleton.dims, schedule)
+    tx = optimizers.build(experiment.optim_module, optim, skeleton.dims, skeleton.abstract, schedule)
     step = make_train_step(
-        skeleton, tx, objectives, experiment.train.loss_weights, experiment.train.grad_accum, lambda s: optim.peak_lr * schedule(s)
-    )
+        skeleton, tx, objectives, experiment.train.loss_weights, experiment.train.grad_accum, lambda s: optim.peak_lr * schedule(s),
+        optimizers.trainable(skeleton.dims, optim.trainable) if optim.trainable else None,
+    )  # fmt: skip
     return Program(experiment, vocabulary, durations, skeleton.partitioner, skeleton, objectives, tx, batch_spec, step)
+
+
+def with_classes(experiment: Experiment, objectives: dict[str, Objective]) -> Experiment:
+    """The experiment with as many outputs of the head "classes" as its objectives ask for; of a model with adapters, only they train."""
+    counts = {name: o.num_classes for name, o in objectives.items() if hasattr(o, "num_classes")}
+    if len(set(counts.values())) > 1:
+        raise InputError(f"data.objectives: num_classes differ, {counts}; one head serves one set of classes, so train them one by one")
+    model, optim = experiment.model, experiment.optim
+    model = replace(model, num_classes=next(iter(counts.values()), model.num_classes))
+    if model.lora_rank and not optim.trainable:
+        optim = replace(optim, trainable=("lora/*", *(("class_head/*",) if "classes" in model.heads else ())))
+    return replace(experiment, model=model, optim=optim)
 
 
 def make_skeleton(experiment: Experiment, devices: Sequence[Any] | None = None) -> Skeleton:
@@ -149,7 +164,7 @@ MODELS = {
 def require_sights(objectives: dict[str, Objective], model: Any) -> None:
     """Raises InputError where an objective needs another sight than the model's."""
     for name, objective in objectives.items():
-        if objective.sight not in model.sights:
+        if objective.sight not in (*model.sights, "any"):
             options = f", or give data.objectives.{name}.form" if hasattr(objective, "form") else ""
             raise InputError(f"data.mixture: objective {name!r} needs {MODELS[objective.sight]}; model.name is {model.name!r}{options}")
 

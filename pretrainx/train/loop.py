@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pretrainx.core.logs import log
 from pretrainx.data.loader import DIGEST_BITS, Batch, Mixture, RowBuilder, batches, open_mixture
 from pretrainx.evaluate.perplexity import Evaluator
 from pretrainx.parallel import multihost
-from pretrainx.train import build, curves, describe, resume
+from pretrainx.train import build, curves, describe, resume, warm_start
 from pretrainx.train import state as states
 from pretrainx.train.build import Program
 from pretrainx.train.checkpoint import Checkpoints
@@ -98,7 +98,7 @@ def train(run: Run) -> dict[str, Any]:
             log(f"resuming {run.folder} at step {run.step} of {lengths.steps}")
             run.state = run.checkpoints.restore(run.step, program.abstract_state, program.state_shardings)
         else:
-            run.state = program.init_state()
+            run.state = first_state(program)
         rows = multihost.local_rows(program.partitioner.batch(), batch_size)
         put = to_device(program, rows, batch_size)
         score = scorer(run, reporter)
@@ -150,6 +150,12 @@ def train(run: Run) -> dict[str, Any]:
         "rows_sha256": total_rows(run),
         "workdir": str(run.folder),
     }
+
+
+def first_state(program: Program) -> State:
+    """A fresh state, or one with the weights of the run that the config begins from."""
+    state, spec = program.init_state(), program.experiment.config.init_from
+    return replace(state, params=warm_start.parameters(program, state.params, spec)) if spec else state
 
 
 def bad_steps(reporter: Reporter) -> int:

@@ -40,16 +40,20 @@ def make_train_step(
     loss_weights: dict[str, float],
     grad_accum: int,
     learning_rate: Callable[[jax.Array], jax.Array],
+    trained: Params | None = None,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """`(state, batch) -> (state, metrics)`.
 
     The loss is the weighted sum, over objectives and their terms, of summed loss / summed weight, both over the global
     batch: so padding, packing, accumulation and the number of devices cannot tilt it.
     A step whose loss or gradient is not finite changes nothing but the counters.
+    `trained` says of each weight whether a gradient is wanted; None: of all.
     """
     scales = term_scales(objectives, loss_weights)
 
     def losses(params: Params, batch: Batch, weights: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        if trained is not None:  # nothing is computed for the gradients of what is frozen
+            params = jax.tree.map(lambda x, keep: x if keep else jax.lax.stop_gradient(x), params, trained)
         outputs = skeleton.merge(params)(batch)
         found = by_term(objectives, lambda objective, rows: objective.loss(outputs, rows), batch)
         parts = {key: loss.total / jnp.where(weights[key] > 0, weights[key], 1.0) for key, loss in found.items()}

@@ -12,6 +12,7 @@ from pretrainx.core.errors import InputError
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models import skeleton as skeletons
 from pretrainx.models.skeleton import Params, Skeleton
+from pretrainx.parallel.shard import Partitioner
 from pretrainx.train import build, resume
 from pretrainx.train import experiment as experiments
 from pretrainx.train.checkpoint import Checkpoints
@@ -37,8 +38,9 @@ def saved_config(folder: Path) -> Config:
     return Config(folder.name, str(folder / "config.json"), values, values)
 
 
-def load(folder: Path, step: int | None = None, config: Config | None = None) -> Trained:
-    """The weights of a run at a step (default: its last), laid out as `config` says (default: the run's own config, on one device).
+def load(folder: Path, step: int | None = None, config: Config | None = None, partitioner: Partitioner | None = None) -> Trained:
+    """The weights of a run at a step (default: its last), laid out as `config` says, or on the mesh of `partitioner` (default: the
+    run's own config, on one device).
 
     Raises:
       InputError: no such run or step, or the config describes another model than the checkpoint holds.
@@ -51,9 +53,12 @@ def load(folder: Path, step: int | None = None, config: Config | None = None) ->
     facts = checkpoints.facts(chosen)
     vocabulary = Vocabulary.load(folder, facts["vocabulary"])
     experiment = experiments.with_vocabulary(experiment, vocabulary)
-    if config is None:  # whatever mesh the run had, one device is here for sure
-        experiment = replace(experiment, mesh=sections.Mesh(), layout="dp")
-    skeleton = build.make_skeleton(experiment, jax.devices()[:1] if config is None else None)
+    if partitioner is not None:
+        skeleton = skeletons.build(experiment.model_module, experiment.model, partitioner)
+    else:
+        if config is None:  # whatever mesh the run had, one device is here for sure
+            experiment = replace(experiment, mesh=sections.Mesh(), layout="dp")
+        skeleton = build.make_skeleton(experiment, jax.devices()[:1] if config is None else None)
     if config is not None:
         build.require_fit(skeleton, experiment)
     resume.require_same(folder, facts["identity"], {"model": skeleton.shapes()}, "model")

@@ -62,7 +62,9 @@ TASKS: dict[str, Task] = {
         label=(LABEL, "Quality"), metrics=("f1", "accuracy"),
     ),
     "glue_stsb": Task(
-        "how alike two sentences are, 0 to 5", {"first": _FIRST, "second": _SECOND, "label": (LABEL, "score")}, (), stsb_classes, stsb_words,
+        "how alike two sentences are, 0 to 5",
+        {"first": _FIRST, "second": _SECOND, "label": (LABEL, "score")},
+        (), stsb_classes, stsb_words,
         "score", ("pearson_spearman",), "glue/stsb:2.0.0", Submission("STS-B.tsv", "score"),
     ),
     "glue_qqp": two(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pretrainx.curate.records import Record
+from pretrainx.curate.records import Fields, Record
 from pretrainx.tasks.labelled.task import UNKNOWN, Example, Submission, Task, identity, plain
 
 TRUTH = ("False", "True")
@@ -141,7 +141,7 @@ _BOOLQ = plain("boolq", "second", "first")
 _CB, _RTE = plain("cb", "second", "first"), plain("rte", "second", "first")  # the diagnostic sets are asked as RTE is
 _COPA_WORDS = plain("copa", "choice1", "choice2", "premise", "kind")[1]
 _WIC_WORDS = plain("wic", "first", "second", "word")[1]
-_NLI = {"first": ("premise", "sentence1"), "second": ("hypothesis", "sentence2"), "label": "label"}
+_NLI: Fields = {"first": ("premise", "sentence1"), "second": ("hypothesis", "sentence2"), "label": "label"}
 
 
 def tfds(name: str) -> str:

@@ -69,15 +69,18 @@ def find(name: str, where: str, fields: Mapping[str, str] | None = None, labels:
     return replace(task, fields={**task.fields, **(fields or {})}, labels=tuple(labels) or task.labels)
 
 
-def examples(task: Task, form: Form, records: Iterable[tuple[Mapping[str, Any], str]]) -> Iterator[tuple[Example, str]]:
-    """(example, place of its record) of records, in their order."""
+def examples(
+    task: Task, form: Form, records: Iterable[tuple[Mapping[str, Any], str]], part: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[Example, str]]:
+    """(example, place of its record) of records, in their order; `part` (i, n) keeps records i, i + n, ... only."""
     expand = task.classes if form == "classes" else task.words
     for number, (values, place) in enumerate(records):
-        for example in expand(task, Record(values, task.fields, place), str(number)):
-            yield example, place
+        if number % part[1] == part[0]:
+            for example in expand(task, Record(values, task.fields, place), str(number)):
+                yield example, place
 
 
-def read(task: Task, form: Form, paths: Iterable[Path], split: str) -> Iterator[tuple[Example, str]]:
+def read(task: Task, form: Form, paths: Iterable[Path], split: str, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Example, str]]:
     """The same of files; numbers go on from file to file."""
     columns = task.columns.get(split, ())
-    return examples(task, form, (item for path in paths for item in read_file(path, columns)))
+    return examples(task, form, (item for path in paths for item in read_file(path, columns)), part)

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pretrainx.core.errors import InputError
 from pretrainx.curate.records import Fields, Record
 
 Form = Literal["classes", "words"]
+FORMS: tuple[Form, ...] = ("classes", "words")
+FEATURES = {"classes": ("first", "second", "label"), "words": ("inputs", "targets")}  # what the token cache keeps of each form
+THOUSANDTHS = 1000  # a score is kept as a whole number of these
 # How predictions become an answer: the likeliest class; a number; a class of each answer to a question, of which all must be right;
 # the likeliest of the candidates of a group; and that candidate's text, against several accepted texts.
 Measure = Literal["classes", "score", "answers", "candidates", "spans"]
@@ -43,6 +45,12 @@ class Example:
     @property
     def group(self) -> str:
         return self.id.rpartition("/")[0]
+
+    def feature(self, name: str, measure: Measure) -> str:
+        """A feature as the token cache is given it; a label is its number in decimal digits, none where nobody has told."""
+        if name != "label":
+            return str(getattr(self, name))
+        return "" if math.isnan(self.label) else str(round(self.label * THOUSANDTHS) if measure == "score" else int(self.label))
 
 
 Expand = Callable[["Task", Record, str], Iterable[Example]]  # task, record, its number in the file -> examples
@@ -149,10 +157,5 @@ def told(task: Task, role: str) -> str:
 
 def identity(record: Record, number: str) -> str:
     """The record's own number where it has one, else its place in the file from 0."""
-    value = record.values.get("idx", record.values.get("index"))
-    return str(value) if isinstance(value, (int, str)) and str(value) else number
-
-
-def no_words(task: Task, record: Record, number: str) -> Iterable[Example]:
-    del task, number
-    raise InputError(f"{record.where}: this task has no form of words; take the form 'classes'")
+    found = (record.values.get(key) for key in ("idx", "index", "id"))
+    return next((str(value) for value in found if isinstance(value, (int, str)) and str(value)), number)
