@@ -15,7 +15,7 @@ GLUE: Board = {
     "mrpc": (("mrpc", "f1"), ("mrpc", "accuracy")),
     "stsb": (("stsb", "pearson"), ("stsb", "spearman")),
     "qqp": (("qqp", "f1"), ("qqp", "accuracy")),
-    "mnli": (("mnli_matched", "accuracy"), ("mnli_mismatched", "accuracy")),
+    "mnli": (("mnli", "accuracy"), ("mnli_mismatched", "accuracy")),
     "qnli": (("qnli", "accuracy"),),
     "rte": (("rte", "accuracy"),),
     "wnli": (("wnli", "accuracy"),),
@@ -30,13 +30,13 @@ SUPERGLUE: Board = {
     "wic": (("wic", "accuracy"),),
     "wsc": (("wsc", "accuracy"),),
 }
-DIAGNOSTICS = {"GLUE": ("ax",), "SuperGLUE": ("ax_b", "ax_g")}  # on the boards, not in their score
+DIAGNOSTICS = {"GLUE": ("ax",), "SuperGLUE": ("axb", "axg")}  # on the boards, not in their score
 
 
 def glue_score(scores: Scores) -> float:
     """GLUE's score of {task: {metric: value}}, in the unit of the values (Wang 2018, table 2, with WNLI; `ax` stands apart).
 
-    The two parts of MNLI are one task of it: mnli_matched and mnli_mismatched.
+    The two parts of MNLI are one task of it: mnli (matched) and mnli_mismatched.
 
     Raises:
       InputError: names all tasks and metrics that are missing, or a task that is not GLUE's.
@@ -45,7 +45,7 @@ def glue_score(scores: Scores) -> float:
 
 
 def superglue_score(scores: Scores) -> float:
-    """SuperGLUE's score of {task: {metric: value}}, in the unit of the values (Wang 2019, table 3; `ax_b` and `ax_g` stand apart).
+    """SuperGLUE's score of {task: {metric: value}}, in the unit of the values (Wang 2019, table 3; `axb` and `axg` stand apart).
 
     Raises:
       InputError: names all tasks and metrics that are missing, or a task that is not SuperGLUE's.
