@@ -110,6 +110,30 @@ def examples(name: str, corpus: Corpus, split: str, paths: list[Path], part: tup
             yield example, place
 
 
+def read_examples(name: str, corpus: Corpus, split: str, limit: int = 0) -> list[Example]:
+    """The examples of a labelled corpus's split, of its first `limit` records if that is not 0. TFDS is imported only where it is read.
+
+    Raises:
+      InputError: it has no such split.
+    """
+    if corpus.source == "tfds":
+        from pretrainx.tasks.sources import tfds_records
+
+        found: Iterator[tuple[Example, str]] = tables.examples(task_of(name, corpus), corpus.form, tfds_records(corpus, split))
+    else:
+        has = (SPLIT_MARK in corpus.files and _matches(corpus, split)) or (SPLIT_MARK not in corpus.files and split in splits(name, corpus))
+        if not has:
+            raise InputError(f"data.corpora.{name}: its files have no split {split!r}; they are {corpus.files!r}")
+        found = examples(name, corpus, split, split_files(name, corpus, split))
+    made, records = [], set()
+    for example, place in found:
+        records.add(place)
+        if limit and len(records) > limit:
+            break
+        made.append(example)
+    return made
+
+
 def _name_of(corpus: Corpus, split: str) -> str:
     """What the corpus's files call a split; the split's own name where none is there."""
     names = SPLIT_NAMES.get(split, (split,))

@@ -1,0 +1,180 @@
+"""What a fine-tuned model says of labelled texts: predictions for every example of a split, and the task's own metrics of them.
+
+Examples are read from their files here, so that neither a token cache nor labels are needed: a leaderboard's test split has none.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from pretrainx.core.errors import InputError
+from pretrainx.core.logs import progress
+from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.evaluate.generate import Generator
+from pretrainx.evaluate.likelihood import text_encoder
+from pretrainx.evaluate.metrics import labels as label_metrics
+from pretrainx.evaluate.metrics import text as text_metrics
+from pretrainx.evaluate.sampling import Sampling
+from pretrainx.models.skeleton import Params, Skeleton
+from pretrainx.objectives.interface import Features
+from pretrainx.parallel import multihost
+from pretrainx.tasks.labelled.task import FEATURES, Example, Form, Task
+
+SPARE_TOKENS = 2  # beyond the longest answer, before a text that does not end is cut
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of an example.
+
+    outputs  float64[C], the head's (form "classes"): logits, or one score
+    text     what it wrote (form "words")
+    """
+
+    outputs: np.ndarray | None = None
+    text: str = ""
+
+
+def records_of(task: Task, form: Form, examples: Sequence[Example], vocabulary: Vocabulary) -> list[dict[str, np.ndarray]]:
+    """The examples as records of token ids, as the token cache keeps them."""
+    encode = text_encoder(vocabulary)
+
+    def feature(example: Example, name: str) -> np.ndarray:
+        text = example.feature(name, task.measure)
+        if name == "label":
+            return np.asarray([int(digit) for digit in text], np.int32)
+        end = [vocabulary.special.eos] if form == "words" else []
+        return np.asarray([*encode(text), *end] if text or form == "words" else [], np.int32)
+
+    return [{name: feature(example, name) for name in FEATURES[form]} for example in examples]
+
+
+class Classifier:
+    """`classifier(params, records) -> float64 [N, C]`: the head's outputs. The result does not depend on batch size or mesh."""
+
+    def __init__(self, skeleton: Skeleton, objective: Any, batch_size: int, show: str = ""):
+        partitioner = skeleton.partitioner
+        self.skeleton, self.objective, self.show = skeleton, objective, show
+        self.batch_size = -(-batch_size // partitioner.batch_shards) * partitioner.batch_shards
+        self.run = jax.jit(
+            lambda params, batch: skeleton.merge(params)(batch).heads["classes"](), out_shardings=partitioner.replicated
+        )  # fmt: skip
+
+    def batch(self, records: Sequence[dict[str, np.ndarray]]) -> Features:
+        """A whole batch; rows beyond the records repeat the last."""
+        rows = [self.objective.example(record, np.random.default_rng(0)) for record in records]
+        rows += [rows[-1]] * (self.batch_size - len(rows))
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def __call__(self, params: Params, records: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
+        starts: Any = range(0, len(records), self.batch_size)
+        if self.show:
+            starts = progress(starts, len(starts), self.show, "batches")
+        found = []
+        for start in starts:
+            some = records[start : start + self.batch_size]
+            batch = self.batch(some)
+            shardings = {name: self.skeleton.partitioner.batch(array.ndim) for name, array in batch.items()}
+            on_device = multihost.to_global(batch, np.arange(self.batch_size), self.batch_size, shardings)
+            found.append(np.asarray(self.run(params, on_device), np.float64)[: len(some)])
+        return np.concatenate(found)
+
+
+def predict(
+    skeleton: Skeleton, params: Params, vocabulary: Vocabulary, objective: Any, task: Task, form: Form,
+    examples: Sequence[Example], batch_size: int, show: str = "",
+) -> list[Prediction]:  # fmt: skip
+    """What a model says of the examples: by its head, or in words, greedily."""
+    if not examples:
+        raise InputError("there is no example to predict; look at the split and at --limit")
+    if form == "classes":
+        outputs = Classifier(skeleton, objective, batch_size, show)(params, records_of(task, form, examples, vocabulary))
+        return [Prediction(outputs=row) for row in outputs]
+    encode = text_encoder(vocabulary)
+    answers = list(task.labels) or [answer for example in examples for answer in (example.targets, *example.answers)]
+    longest = max((len(encode(answer)) for answer in answers), default=0)
+    num_tokens = min(objective.target_length, max(longest, 8) + SPARE_TOKENS)
+    generator = Generator(skeleton, vocabulary, objective.prompt, Sampling(0.0), num_tokens, batch_size=batch_size, show=bool(show))
+    return [Prediction(text=made.text.strip()) for made in generator(params, [example.inputs for example in examples])]
+
+
+def said(task: Task, form: Form, prediction: Prediction) -> float:
+    """The class that a prediction names (-1: none of the task's), or its score (nan: no number)."""
+    if form == "classes":
+        assert prediction.outputs is not None
+        return float(prediction.outputs[0]) if task.measure == "score" else float(np.argmax(prediction.outputs))
+    if task.measure == "score":
+        try:
+            return float(prediction.text)
+        except ValueError:
+            return math.nan
+    return float(task.labels.index(prediction.text)) if prediction.text in task.labels else -1.0
+
+
+def preference(prediction: Prediction) -> float:
+    """By how much a candidate is rather right than not."""
+    assert prediction.outputs is not None
+    return float(prediction.outputs[1] - prediction.outputs[0])
+
+
+def score(task: Task, form: Form, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, float]:
+    """The task's metrics over the examples whose answer is known, and their number `items`.
+
+    Raises:
+      InputError: none has one.
+    """
+    if task.measure == "spans":
+        known = [i for i, example in enumerate(examples) if example.answers]
+    else:
+        known = [i for i, example in enumerate(examples) if not math.isnan(example.label)]
+    if not known:
+        raise InputError("the answers of this split are not known; ask for a submission instead of a score")
+    own, made = [examples[i] for i in known], [predictions[i] for i in known]
+    return _measure(task, form, own, made) | {"items": float(len({e.id for e in own} if task.measure == "spans" else own))}
+
+
+def _measure(task: Task, form: Form, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, float]:
+    groups = [example.group for example in examples]
+    if task.measure == "spans":
+        if form == "classes":
+            targets = [{"group": e.group, "value": list(e.answers), "candidate": e.answer} for e in examples]
+            return label_metrics.record_candidates(targets, [preference(p) for p in predictions])
+        if "record" in task.metrics:
+            wanted = [{"group": e.id, "value": list(e.answers)} for e in examples]
+            return label_metrics.record(wanted, [p.text for p in predictions])
+        answers: list[Any] = [list(e.answers) for e in examples]
+        return _all(task, answers, [p.text for p in predictions])
+    if task.measure == "candidates" and form == "classes":
+        right: list[Any] = [{"group": group, "value": e.label > 0} for group, e in zip(groups, examples, strict=True)]
+        return label_metrics.grouped_argmax(right, [preference(p) for p in predictions])
+    values = [said(task, form, p) for p in predictions]
+    if task.measure == "score":
+        return _all(task, [e.label for e in examples], values)
+    labels, answered = [int(e.label) for e in examples], [int(v) for v in values]
+    if task.measure == "answers":
+        return label_metrics.multirc([{"group": g, "value": label} for g, label in zip(groups, labels, strict=True)], answered)
+    return _all(task, labels, answered)
+
+
+def _all(task: Task, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+    """All metrics that the task names."""
+    found: dict[str, float] = {}
+    for name in task.metrics:
+        if name == "gender_parity":  # pairs stand one after the other
+            wanted = [{"group": i // 2, "value": target} for i, target in enumerate(targets)]
+            found |= label_metrics.gender_parity(wanted, predictions) if len(targets) % 2 == 0 else {}
+        else:
+            found |= metric(name, task)(targets, predictions)
+    return found
+
+
+def metric(name: str, task: Task) -> Callable[[Sequence[Any], Sequence[Any]], dict[str, float]]:
+    """A metric by its name; one over classes is told how many there are."""
+    if name == "macro_f1":
+        return label_metrics.macro_f1(len(task.labels))
+    found: Any = getattr(label_metrics, name, None) or getattr(text_metrics, name)
+    return found

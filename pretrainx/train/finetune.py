@@ -1,0 +1,175 @@
+"""A grid of fine-tuning runs: seeds by learning rates, each scored by its task's own metrics; means and intervals.
+
+The learning rate is chosen on one split and reported on another, where there is one.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from pretrainx.core import files
+from pretrainx.core.config import Config
+from pretrainx.core.errors import InputError
+from pretrainx.core.logs import log
+from pretrainx.core.sections import Corpus
+from pretrainx.data.mixture_spec import parse_mixture
+from pretrainx.evaluate import labelled
+from pretrainx.tasks import corpora
+from pretrainx.tasks.labelled.task import Example, Task
+from pretrainx.train import experiment as experiments
+from pretrainx.train import loop, probe
+from pretrainx.train.loop import Run
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The labelled corpus that a grid trains and scores on."""
+
+    name: str
+    corpus: Corpus
+    task: Task
+
+    def examples(self, split: str) -> list[Example]:
+        return corpora.read_examples(self.name, self.corpus, split)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid: {split: metrics}."""
+
+    peak_lr: float
+    seed: int
+    scores: dict[str, Metrics]
+
+
+def target_of(config: Config) -> Target:
+    """The one labelled corpus of a config's mixture.
+
+    Raises:
+      InputError: there is none, or several.
+    """
+    data = experiments.load(config).data
+    named = {name: known[name] for name, _ in parse_mixture(data) if (known := corpora.known(data)).get(name) and known[name].task}
+    if len(named) != 1:
+        raise InputError(f"data.mixture: a grid is of one labelled corpus, found {', '.join(named) or 'none'}; leave one there")
+    ((name, corpus),) = named.items()
+    return Target(name, corpora.get(name, data), corpora.task_of(name, corpus))
+
+
+def with_values(config: Config, peak_lr: float, seed: int) -> Config:
+    """The config of one run; the seed is the head's, the order's and the objective's."""
+    values = {name: dict(section) if isinstance(section, dict) else section for name, section in config.values.items()}
+    values.setdefault("optim", {})["peak_lr"] = peak_lr
+    values.setdefault("train", {})["seed"] = seed
+    values["data"]["seed"] = seed
+    return Config(f"{config.name}-lr{peak_lr:g}-seed{seed}", config.file, values, values, inherited=config.inherited)
+
+
+def grid(config: Config, folder: Path, seeds: Sequence[int], peak_lrs: Sequence[float], splits: Sequence[str]) -> list[Cell]:
+    """All runs, scored on the splits. What is finished already is not run again, if its config is the same.
+
+    A trunk that is frozen (optim.trainable = ("class_head/*",)) runs once, and all heads are fitted on its features.
+    """
+    if experiments.load(config).optim.trainable == probe.TRAINABLE:
+        return probes(config, folder, seeds, peak_lrs, splits)
+    return [Cell(lr, seed, one(with_values(config, lr, seed), folder, splits)) for lr in peak_lrs for seed in seeds]
+
+
+def one(config: Config, folder: Path, splits: Sequence[str]) -> dict[str, Metrics]:
+    """{split: metrics} of one run, which is trained if it has not been."""
+    own = folder / config.name
+    done, wanted = own / "scores.json", {"config": config.resolved(), "splits": list(splits)}
+    if done.exists():
+        found = json.loads(done.read_text())
+        if found["made_from"] == json.loads(json.dumps(wanted)):
+            scores: dict[str, Metrics] = found["scores"]
+            return scores
+    run = loop.prepare(experiments.load(config), own)
+    loop.train(run)
+    scores = scored(run, config, splits)
+    files.write_json(done, {"made_from": wanted, "scores": scores})
+    return scores
+
+
+def scored(run: Run, config: Config, splits: Sequence[str]) -> dict[str, Metrics]:
+    assert run.state is not None
+    program, target = run.program, target_of(config)
+    objective = next(iter(program.objectives.values()))
+    found = {}
+    for split in splits:
+        examples = target.examples(split)
+        made = labelled.predict(
+            program.skeleton, run.state.params, program.vocabulary, objective, target.task, target.corpus.form, examples,
+            program.experiment.eval.batch_size or program.experiment.train.batch_size,
+        )  # fmt: skip
+        found[split] = labelled.score(target.task, target.corpus.form, examples, made)
+    return found
+
+
+def probes(config: Config, folder: Path, seeds: Sequence[int], peak_lrs: Sequence[float], splits: Sequence[str]) -> list[Cell]:
+    """As `grid` for a frozen trunk: its features once, then all heads side by side."""
+    target, run = target_of(config), loop.prepare(experiments.load(config), folder / config.name)
+    program, experiment = run.program, run.program.experiment
+    objective = next(iter(program.objectives.values()))
+    params = loop.first_state(program).params
+    log(f"{target.name}: the trunk is frozen, so its features are computed once for {len(seeds) * len(peak_lrs)} heads")
+    batch_size = experiment.eval.batch_size or experiment.train.batch_size
+
+    def features(split: str) -> tuple[list[Example], probe.Features]:
+        examples = target.examples(split)
+        records = labelled.records_of(target.task, target.corpus.form, examples, program.vocabulary)
+        return examples, probe.features(program.skeleton, params, objective, records, batch_size, f"{target.name} {split}")
+
+    runs = [(lr, seed) for lr in peak_lrs for seed in seeds]
+    recipe = probe.Recipe(
+        tuple(seed for _, seed in runs), tuple(lr for lr, _ in runs), program.lengths.steps, experiment.train.batch_size,
+        program.lengths.warmup, experiment.optim,
+    )  # fmt: skip
+    head = probe.Head(program.skeleton.config)
+    fitted = head.fit(features("train")[1], recipe)
+    scores: list[dict[str, Metrics]] = [{} for _ in runs]
+    for split in splits:
+        examples, data = features(split)
+        for own, outputs in zip(scores, head.predict(fitted, data), strict=True):
+            made = [labelled.Prediction(outputs=row) for row in outputs]
+            own[split] = labelled.score(target.task, target.corpus.form, examples, made)
+    return [Cell(lr, seed, own) for (lr, seed), own in zip(runs, scores, strict=True)]
+
+
+def headline(metrics: Metrics) -> float:
+    """What a leaderboard counts of a task: the mean of its metrics (of pearson, spearman and their mean that is their mean)."""
+    return float(np.mean([value for name, value in metrics.items() if name != "items"]))
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, half of the 95 % interval of the mean by Student's t); nan for the half of one value."""
+    if len(values) < 2:
+        return float(values[0]), math.nan
+    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return float(np.mean(values)), float(scipy.stats.t.ppf(0.975, len(values) - 1)) * spread
+
+
+def summary(cells: Sequence[Cell], choose: str, report: str) -> dict[str, Any]:
+    """Means by learning rate, the rate that does best on `choose`, and what it has on `report`."""
+    rates = list(dict.fromkeys(cell.peak_lr for cell in cells))
+    rows = []
+    for rate in rates:
+        own = [cell for cell in cells if cell.peak_lr == rate]
+        row: dict[str, Any] = {"peak_lr": rate, "seeds": [cell.seed for cell in own]}
+        for split in dict.fromkeys((choose, report)):
+            for metric in own[0].scores[split]:
+                values = [cell.scores[split][metric] for cell in own]
+                mean, half = mean_interval(values)
+                row[f"{split}/{metric}"] = {"mean": mean, "half_interval": half, "values": values}
+        row["chosen_by"] = float(np.mean([headline(cell.scores[choose]) for cell in own]))
+        rows.append(row)
+    best = max(rows, key=lambda row: row["chosen_by"])
+    return {"choose": choose, "report": report, "rows": rows, "best_lr": best["peak_lr"], "best": best}
