@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
-from pretrainx.core import plugins
+from pretrainx.objectives.examples import names_of_plain_text
 from tools import draw_objectives
 
-NAMES = plugins.names("pretrainx.objectives", "Objective")
+NAMES = names_of_plain_text()
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from support import documents
 
-from pretrainx.core import plugins
 from pretrainx.core.sections import Corpus, Data
 from pretrainx.data import cache, loader
+from pretrainx.objectives.examples import names_of_plain_text
 from pretrainx.tasks import vocabulary_spec
 
 seqio = pytest.importorskip("seqio", reason="needs pretrainx[tasks]")
 
 LENGTH = 64
 VOCABULARY = "bytes+100"  # some objectives need sentinels
-NAMES = plugins.names("pretrainx.objectives", "Objective")
+NAMES = names_of_plain_text()
 
 
 @pytest.fixture(scope="module")

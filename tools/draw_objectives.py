@@ -15,7 +15,7 @@ import numpy as np
 
 from pretrainx.core import cli, files, plugins
 from pretrainx.core.vocabulary import SpecialIds, Vocabulary
-from pretrainx.objectives.examples import from_pieces, randomness
+from pretrainx.objectives.examples import from_pieces, names_of_plain_text, randomness
 from pretrainx.objectives.interface import Features, Objective
 
 TEXT = "The owl left the barn at dusk . It crossed the frozen river and found a mouse . Nobody heard it come back ."
@@ -70,7 +70,7 @@ def pages() -> dict[str, str]:
     """{path below docs/: content} of the page and its pictures."""
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = word_vocabulary(Path(folder))
-        names = plugins.names("pretrainx.objectives", "Objective")
+        names = names_of_plain_text()
         made = {name: drawn(name, vocabulary) for name in names}
     page = [
         "# Objectives\n",

@@ -12,6 +12,7 @@ from pretrainx.core.sections import Data
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.objectives.interface import Features, Objective, Window
 
+PACKAGE = "pretrainx.objectives"
 NOTHING = np.zeros(0, np.int32)
 
 
@@ -27,12 +28,18 @@ def make_objective(name: str, data: Data, vocabulary: Vocabulary) -> Objective:
     options = dict(data.objectives.get(name, {}))
     own = "objective" in options
     module = plugins.find(
-        "pretrainx.objectives", "Objective", options.pop("objective", name), f"data.objectives.{name}.objective" if own else "data.mixture"
+        PACKAGE, "Objective", options.pop("objective", name), f"data.objectives.{name}.objective" if own else "data.mixture"
     )
     try:
         return module.Objective(vocabulary, data.sequence_length, **options)
     except TypeError as error:
         raise InputError(f"data.objectives.{name}: {str(error).replace('Objective.__init__() ', '')}") from None
+
+
+def names_of_plain_text() -> list[str]:
+    """The objectives that read windows of plain text: what a model is pretrained on."""
+    names = plugins.names(PACKAGE, "Objective")
+    return [name for name in names if not plugins.find(PACKAGE, "Objective", name, "").Objective.reads]
 
 
 def randomness(seed: int, source: str, epoch: int, window: int) -> np.random.Generator:

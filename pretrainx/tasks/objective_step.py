@@ -34,7 +34,7 @@ def with_objective(task: seqio.Task, name: str, objective_name: str, data: Data,
     vocabulary = vocabulary_spec.load(data.vocabulary)
     objective = make_objective(objective_name, data, vocabulary)
     spec = joint_spec({other: make_objective(other, data, vocabulary) for other in {objective_name, *beside}}, vocabulary)
-    text = task.output_features[STREAM]
+    text = task.output_features[objective.reads[0] if objective.reads else STREAM]
     return seqio.Task(
         name,
         source=task.source,
@@ -101,7 +101,18 @@ def _examples(
     def make_examples(dataset: tf.data.Dataset, sequence_length: Mapping[str, int | None] | None = None) -> tf.data.Dataset:
         _refuse_other_lengths(name, sequence_length, spec)
 
-        def generate() -> Iterator[Features]:
+        def of_records() -> Iterator[Features]:
+            special = vocabulary.special
+            records = (example for example in dataset.as_numpy_iterator() if holds_anything(example, objective.reads, special))
+            for index, example in enumerate(records):
+                record = {feature: example[feature].astype(np.int32) for feature in objective.reads}
+                if add_eos:
+                    record = {feature: with_end(ids, special.eos) for feature, ids in record.items()}
+                features = {feature: np.zeros(shape, dtype) for feature, (shape, dtype) in spec.items()}
+                fill(features, objective.example(record, randomness(seed, name, 0, index)))
+                yield features
+
+        def of_windows() -> Iterator[Features]:
             documents: Iterable[np.ndarray] = (example[STREAM] for example in dataset.as_numpy_iterator())
             documents = ended(documents, vocabulary.special, add_eos)
             length, elsewhere = objective.window_length, None
@@ -115,9 +126,18 @@ def _examples(
                 fill(features, objective.example(window, randomness(seed, name, 0, index)))
                 yield features
 
-        return tf.data.Dataset.from_generator(generate, output_signature=signature)
+        return tf.data.Dataset.from_generator(of_records if objective.reads else of_windows, output_signature=signature)
 
     return make_examples
+
+
+def with_end(ids: np.ndarray, eos: int) -> np.ndarray:
+    return ids if len(ids) and ids[-1] == eos else np.append(ids, np.int32(eos))
+
+
+def holds_anything(example: Mapping[str, np.ndarray], features: Iterable[str], special: SpecialIds) -> bool:
+    """Whether a record has a token beyond its ends: others are not in the token cache."""
+    return any(np.any(example[feature] != special.eos) for feature in features)
 
 
 def _refuse_other_lengths(name: str, asked: Mapping[str, int | None] | None, spec: Mapping[str, Any]) -> None:

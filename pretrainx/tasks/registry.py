@@ -27,7 +27,8 @@ def make_task(name: str, data: Data, beside: Iterable[str] = ()) -> seqio.Task:
     corpus = corpora.get(corpus_name, data)
     vocabulary = vocabularies.to_seqio(vocabulary_spec.load(data.vocabulary))
     if corpus.task:
-        return labelled_task(corpus_name, corpus, data, vocabulary)
+        task = labelled_task(corpus_name, corpus, data, vocabulary)
+        return task if name == corpus_name else with_objective(task, name, objective, data, beside)
     steps: list[Any] = [preprocess.tokenize_text, seqio.preprocessors.append_eos, seqio.CacheDatasetPlaceholder()]
     if corpus.source == "tfds":
         steps.insert(0, functools.partial(preprocess.keep_text, text_key=corpus.text_key))
