@@ -13,16 +13,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import BYTES, ROOT, documents, numpy_params, write_config
 from support import settings as sections
-from test_likelihood import START, WINDOW, build, ids, in_numpy
+from test_likelihood import START, TEXT, WINDOW, build, ids, in_numpy, longest_match
 
 from pretrainx.core import config as configs
 from pretrainx.core.errors import InputError
@@ -32,12 +32,13 @@ from pretrainx.evaluate.choices.accuracy import credit, normalised
 from pretrainx.evaluate.choices.tasks import Asked, read_task
 from pretrainx.evaluate.generate import Generator
 from pretrainx.evaluate.harness import Answers, FittedPrompts, Options, metrics_of, parse_options, rolling_rows
-from pretrainx.evaluate.likelihood import Scorer
+from pretrainx.evaluate.likelihood import Scorer, spell
 from pretrainx.evaluate.sampling import Sampling
 from pretrainx.models import encoder, gpt2, llama, prefix_decoder, skeleton, t5
 from pretrainx.models.skeleton import Params, Skeleton
 from pretrainx.objectives.examples import make_objective
 from pretrainx.objectives.interface import Objective, Prompt
+from pretrainx.tasks import vocabulary_spec
 from pretrainx.train import experiment as experiments
 from pretrainx.train import loop, trained
 
@@ -105,6 +106,44 @@ def test_rolling_windows_are_theirs(length: int, window: int) -> None:
     from lm_eval.utils import get_rolling_token_windows
 
     assert pieces(range(length), window) == list(get_rolling_token_windows(list(range(length)), 99, window, 1))
+
+
+@needs_harness
+@given(context=TEXT, continuation=TEXT)
+@settings(max_examples=300, deadline=None)
+def test_continuations_begin_where_theirs_do(context: str, continuation: str) -> None:
+    """With pieces that cross words: equal, but that a piece across the seam is paid for here. There it may be left out."""
+    assume(context)
+    ours = spell(longest_match, (context, continuation))
+    before, after = their_pair(longest_match, context, continuation)
+    assert ours.tokens[ours.first :].tolist()[len(ours.tokens) - ours.first - len(after) :] == after
+    if not ours.crossed:
+        assert ours.tokens[: ours.first].tolist() == before and ours.tokens[ours.first :].tolist() == after
+    else:
+        assert ours.first < len(before)
+
+
+def their_pair(encode: Callable[[str], list[int]], context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """What TemplateLM, their backend's base, makes of them."""
+    from lm_eval.api.model import TemplateLM
+
+    return TemplateLM._encode_pair(SimpleNamespace(backend="causal", tok_encode=encode), context, continuation)
+
+
+@needs_harness
+def test_real_questions_in_real_pieces_begin_where_theirs_do() -> None:
+    """1,000 SentencePiece pieces, no tokenizer of theirs: what their base class does with ours."""
+    file, path = DATA.parent / "tokenizers" / "sentencepiece_test_model.model", DATA / "arc_easy.validation.jsonl.gz"
+    if not (file.exists() and path.exists()):
+        pytest.skip(f"no {file} or no {path}")
+    vocabulary = vocabulary_spec.load(str(file))
+    asked = read_task("arc_easy", "arc_easy", str(path), {})
+    items = [choice for question in asked.questions for choice in question.choices]
+    assert len(items) > 2000
+    for item in items:
+        ours = spell(vocabulary.encode, item)
+        before, after = their_pair(vocabulary.encode, *item)
+        assert (ours.tokens[: ours.first].tolist(), ours.tokens[ours.first :].tolist()) == (before, after) and not ours.crossed
 
 
 GREEDY = Sampling(0.0)
@@ -520,6 +559,7 @@ def test_choices_are_scored_as_by_their_backend(twins: Twins, tmp_path: Path) ->
 def test_whole_documents_are_scored_as_by_their_backend(twins: Twins, tmp_path: Path) -> None:
     """Their windows begin with the start id without `add_bos_token`; with it, it would be there twice."""
     assert max(len(t["text"].encode()) for t in SMALL_TEXTS) > 3 * LENGTH
+    assert twins.hflm(add_bos=True).tok_encode("x") == [START, *ids("x")]  # which its windows would begin with, after another one
     write_task(tmp_path, "whole", SMALL_TEXTS, **ROLLING)
     mine, theirs = (run(x, tmp_path, "whole") for x in (harness.make_lm(twins.answers), twins.hflm(add_bos=False)))
     same_metrics(mine, theirs)
