@@ -1,6 +1,7 @@
 """Scores a run's checkpoint on its held-out split: bits per byte and perplexity by source, beside counted n-grams."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from pretrainx.core import cli
@@ -17,16 +18,28 @@ def main(argv: list[str] | None = None) -> int:
     args, config = cli.parse_config_args(parser, argv)
 
     from pretrainx.data.loader import open_mixture
-    from pretrainx.evaluate import baselines
+    from pretrainx.evaluate import baselines, results
     from pretrainx.train import scoring, trained
 
     folder = args.workdir or Path("runs") / config.name
     model = trained.load(folder, args.step, config)
     held_out = open_mixture(model.experiment.data, model.experiment.eval.split)
-    found = scoring.score(model, held_out)
+    found, items = scoring.score(model, held_out)
     orders = model.experiment.eval.ngram_orders
     counted = baselines.bits_per_byte(open_mixture(model.experiment.data, "train"), held_out, orders) if orders else {}
     scoring.keep(folder, model.step, found | counted)
+    kept = results.Result(
+        "evaluate", f"evaluate-{model.experiment.eval.split}", model.step,
+        results.command_line("evaluate", sys.argv[1:] if argv is None else argv), found | counted, items,
+        {
+            "split": model.experiment.eval.split,
+            "sequence_length": model.experiment.data.sequence_length,
+            "dtype": model.experiment.train.dtype,
+            "data": {source.name: source.windows.cache.manifest["data_sha256"] for source in held_out.sources},
+            "parameters": model.skeleton.num_params,
+        },
+    )  # fmt: skip
+    results.keep(folder, kept)
     if args.json:
         cli.print_json({"step": model.step, **found, **counted})
     else:

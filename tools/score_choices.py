@@ -17,7 +17,8 @@ EPILOG = """tasks:
 FILE is JSON lines or, for lambada, plain lines (.gz and .zst too), or a glob in quotes. NAME:TASK=FILE gives a task's metrics another name.
 
 Accuracies are by sum of log-likelihoods, per token, per byte, and pmi: less the log-likelihood after a neutral context. k answers
-that share the first place count 1/k. Intervals are 95 % of a bootstrap; the task's headline is in bold.
+that share the first place count 1/k. Intervals are 95 % of a bootstrap; the task's headline is in bold. Each task's numbers, with the
+credit of each question, stay in the run's evaluations/, from where tools/report.py compares runs.
 
 example: python tools/score_choices.py --workdir=runs/quickstart --tasks blimp=blimp.jsonl.gz mine:pairs=my.jsonl --fields mine.good=right
 """
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--by_group", action="store_true", help="show groups one by one, where a task has them (blimp: its paradigms)")
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object on stdout")
-    rest, overrides = cli.split_overrides(argv if argv is not None else sys.argv[1:])
+    words = sys.argv[1:] if argv is None else argv
+    rest, overrides = cli.split_overrides(words)
     args = cli.parse_args(parser, rest)
     if args.limit < 0:
         raise InputError(f"--limit {args.limit}: accepted are 0 (all) and above")
@@ -54,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     fields = split_fields(args.fields, named := split_tasks(args.tasks))
     tasks = [read_task(name, kind, pattern, fields[name], args.limit) for name, (kind, pattern) in named.items()]
 
+    from pretrainx.evaluate import results
     from pretrainx.evaluate.likelihood import Scorer
     from pretrainx.train import trained
 
@@ -65,8 +68,18 @@ def main(argv: list[str] | None = None) -> int:
     found: dict[str, float] = {}
     for task in tasks:
         start = time.monotonic()
-        found |= task.score(partial(scorer, model.params, what=task.name), args.seed)
-        found[f"eval/{task.name}/seconds"] = time.monotonic() - start
+        own, items = task.judge(partial(scorer, model.params, what=task.name), args.seed)
+        own[f"eval/{task.name}/seconds"] = time.monotonic() - start
+        settings = {
+            "way": way, "sequence_length": section.data.sequence_length, "dtype": section.train.dtype, "limit": args.limit,
+            "files": named[task.name][1], "headline": task.task.headline, "parameters": model.skeleton.num_params,
+        }  # fmt: skip
+        line = results.command_line("score_choices", words)
+        results.keep(
+            args.workdir,
+            results.Result("score_choices", f"choices-{task.name}", model.step, line, own, {task.name: items}, settings),
+        )
+        found |= own
     if args.json:
         cli.print_json({"step": model.step, "way": way, **found})
     else:

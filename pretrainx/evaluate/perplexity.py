@@ -11,22 +11,31 @@ import numpy as np
 from pretrainx.core.logs import progress
 from pretrainx.data.loader import Mixture, RowBuilder, Source
 from pretrainx.data.order import Rows
+from pretrainx.evaluate.by_document import DocumentNats, together
+from pretrainx.evaluate.results import Items
 from pretrainx.models.skeleton import Params, Skeleton
 from pretrainx.objectives.interface import Features, Objective
-from pretrainx.objectives.losses import by_term, term_names
+from pretrainx.objectives.losses import by_term, target_losses, term_names
 from pretrainx.parallel import multihost
 
 EvalStep = Callable[[Params, dict[str, jax.Array]], dict[str, jax.Array]]
+PLACES = "by place"  # beside the terms, whose names have no space
 
 
-def make_eval_step(skeleton: Skeleton, objectives: dict[str, Objective]) -> EvalStep:
-    """`(params, batch) -> {term: [summed loss, summed weight, summed weight of right first guesses]}`; NaN where none is counted."""
+def make_eval_step(skeleton: Skeleton, objectives: dict[str, Objective], by_place: bool = False) -> EvalStep:
+    """`(params, batch) -> {term: [summed loss, summed weight, summed weight of right first guesses]}`; NaN where none is counted.
+
+    With `by_place` also {PLACES: [B, L] weighted losses}, which is what a causal objective sums.
+    """
 
     def eval_step(params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         outputs = skeleton.merge(params)(batch)
         found = by_term(objectives, lambda objective, rows: objective.loss(outputs, rows), batch)
         nothing = jnp.full((), jnp.nan)
-        return {key: jnp.stack([x.total, x.weight, nothing if x.correct is None else x.correct]) for key, x in found.items()}
+        sums = {key: jnp.stack([x.total, x.weight, nothing if x.correct is None else x.correct]) for key, x in found.items()}
+        if by_place:
+            sums[PLACES] = target_losses(outputs, batch["targets"])[0] * batch["loss_weights"]
+        return sums
 
     return eval_step
 
@@ -57,16 +66,20 @@ class Evaluator:
     """`evaluator(params)`: the numbers of a split. What does not depend on the parameters is settled once.
 
     `batch_size` is rounded up to what the mesh's batch shards divide; no result depends on it. With `max_rows` only that
-    many rows of each source count.
+    many rows of each source count. `by_document`: `score` gives the bits of each document of causal sources too.
     """
 
-    def __init__(self, skeleton: Skeleton, mixture: Mixture, batch_size: int, max_rows: int = 0, show: bool = False):
+    def __init__(
+        self, skeleton: Skeleton, mixture: Mixture, batch_size: int, max_rows: int = 0, show: bool = False, by_document: bool = False
+    ):
         partitioner = skeleton.partitioner
         self.mixture, self.max_rows, self.show = mixture, max_rows, show
         self.batch_size = -(-batch_size // partitioner.batch_shards) * partitioner.batch_shards
         self.builder = RowBuilder(mixture)
         self.shardings = {name: partitioner.batch(len(shape)) for name, (shape, _) in self.builder.batch_spec(self.batch_size).items()}
-        self.step: EvalStep = jax.jit(make_eval_step(skeleton, mixture.objectives), out_shardings=partitioner.replicated)
+        self.by_document = by_document and any(source.objective_name == "causal" for source in mixture.sources)
+        step = make_eval_step(skeleton, mixture.objectives, self.by_document)
+        self.step: EvalStep = jax.jit(step, out_shardings=partitioner.replicated)
 
     def to_device(self, batch: Features) -> dict[str, jax.Array]:
         # Each process builds whole batches, to count their bytes.
@@ -79,10 +92,17 @@ class Evaluator:
         "eval/<source>/<term>/<metric>". bits_per_byte divides by the UTF-8 bytes of the text that was predicted, where an
         objective predicts text (the end-of-document tokens cost bits and have no bytes).
         """
+        return self.score(params)[0]
+
+    def score(self, params: Params) -> tuple[dict[str, float], dict[str, Items]]:
+        """The numbers, and {source: bits and bytes of its documents} of causal sources, if `by_document`."""
         results: dict[str, float] = {}
+        items: dict[str, Items] = {}
         whole, whole_bytes = np.zeros(3), 0
         for index, source in enumerate(self.mixture.sources):
-            sums, num_bytes = self._score(params, index)
+            sums, num_bytes, documents = self._score(params, index)
+            if documents and (own := documents.items()):
+                items[label(source)] = own
             for term, counted in sums.items():
                 prefix = f"eval/{label(source)}" + (f"/{term}" if len(sums) > 1 else "")
                 results |= summary(prefix, counted, num_bytes)
@@ -90,33 +110,39 @@ class Evaluator:
                 whole, whole_bytes = whole + sums["tokens"], whole_bytes + num_bytes
         if whole[1] and len(self.mixture.sources) > 1:
             results |= summary("eval/all", whole, whole_bytes)
-        return results
+            if len(items) == sum(source.objective_name == "causal" for source in self.mixture.sources):
+                items["all"] = together(items)
+        return results, items
 
-    def _score(self, params: Params, index: int) -> tuple[dict[str, np.ndarray], int]:
-        """({term: [loss, weight, right guesses]}, bytes of the text that was predicted) of one source."""
+    def _score(self, params: Params, index: int) -> tuple[dict[str, np.ndarray], int, DocumentNats | None]:
+        """({term: [loss, weight, right guesses]}, bytes of the text that was predicted, its documents) of one source."""
         source, vocabulary = self.mixture.sources[index], self.mixture.vocabulary
         terms = term_names(source.objective_name, source.objective)
         sums, num_bytes, pending = {term: np.zeros(3) for term in terms}, 0, []
+        documents = DocumentNats(source.windows) if self.by_document and source.objective_name == "causal" else None
         batches: Any = source_batches(self.mixture, self.builder, index, self.batch_size, self.max_rows)
+        rows = min(self.max_rows or len(source.windows), len(source.windows))
         if self.show:
-            rows = min(self.max_rows or len(source.windows), len(source.windows))
             batches = progress(batches, -(-rows // self.batch_size), f"evaluate {label(source)}", "batches")
 
-        def collect(found: dict[str, jax.Array]) -> None:
+        def collect(number: int, found: dict[str, jax.Array]) -> None:
             for term, key in terms.items():
                 sums[term] += np.asarray(found[key], np.float64)
+            if documents:
+                first = number * self.batch_size
+                documents.add(first, np.asarray(found[PLACES])[: rows - first])
 
-        for batch in batches:
+        for number, batch in enumerate(batches):
             if source.objective.codes_text:
                 num_bytes += int(vocabulary.token_bytes[batch["targets"][batch["loss_weights"] > 0]].sum())
-            pending.append(self.step(params, self.to_device(batch)))
+            pending.append((number, self.step(params, self.to_device(batch))))
             if len(pending) > 2:  # the device works on while the host reads, and no queue grows
-                collect(pending.pop(0))
+                collect(*pending.pop(0))
         for found in pending:
-            collect(found)
+            collect(*found)
         if not vocabulary.lossless:  # the cache counted the bytes of the whole text; those of a part cannot be told
             num_bytes = source.windows.cache.num_bytes if source.objective_name == "causal" and not self.max_rows else 0
-        return sums, num_bytes
+        return sums, num_bytes, documents
 
 
 def summary(prefix: str, sums: Sequence[float] | np.ndarray, num_bytes: float) -> dict[str, float]:

@@ -50,15 +50,21 @@ token_losses.defvjp(_forward, _backward)
 
 
 def cross_entropy(outputs: Any, targets_BL: jax.Array, weights_BL: jax.Array) -> Loss:
-    """Sum of weighted token losses, and of weights. `outputs.chunks` parts along the length, each recomputed backward.
+    """Sum of weighted token losses, and of weights. `outputs.chunks` parts along the length, each recomputed backward."""
+    losses, right = target_losses(outputs, targets_BL)
+    return Loss(jnp.sum(losses * weights_BL), jnp.sum(weights_BL), jnp.sum(right * weights_BL))
 
-    Objectives of one batch that predict the same targets share one pass of the head, forward and backward: `outputs.memo`.
+
+def target_losses(outputs: Any, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """([B, L] losses in nats, [B, L] whether the first guess is right), of every place.
+
+    All who ask for the same targets of one batch share one pass of the head, forward and backward: `outputs.memo`.
     """
     memo: dict[int, Any] = getattr(outputs, "memo", {})
     if id(targets_BL) not in memo:  # the array is kept beside, so that its id stays its own
         memo[id(targets_BL)] = (targets_BL, *_scores(outputs, outputs.hidden, targets_BL, outputs.chunks))
     _, losses, right = memo[id(targets_BL)]
-    return Loss(jnp.sum(losses * weights_BL), jnp.sum(weights_BL), jnp.sum(right * weights_BL))
+    return losses, right
 
 
 def predicted_cross_entropy(outputs: Any, targets_BL: jax.Array, weights_BL: jax.Array, count: int) -> Loss:

@@ -1,17 +1,16 @@
 """What is said of a run before it starts: parameters, mesh, memory, operations; and the manifest of what it is made of."""
 
+import math
 import platform
 import sys
 import time
-from importlib import metadata
 from typing import Any
 
+from pretrainx.core import versions
 from pretrainx.core.logs import log
 from pretrainx.data.loader import Mixture
 from pretrainx.train.build import Program
 from pretrainx.train.state import table_text
-
-PACKAGES = ("pretrainx", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def derived(program: Program) -> dict[str, Any]:
@@ -70,8 +69,9 @@ def memory_bytes(memory: Any) -> dict[str, int]:
 
 
 def manifest(mixture: Mixture, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the run is made of: data and vocabulary hashes, versions."""
+    """What the run is made of: parameters, data and vocabulary hashes, versions."""
     return {
+        "parameters": sum(map(math.prod, facts["identity"]["model"].values())),
         "identity": {k: v for k, v in facts["identity"].items() if k != "model"},
         "vocabulary": facts["vocabulary"],
         "sources": {
@@ -80,12 +80,5 @@ def manifest(mixture: Mixture, facts: dict[str, Any]) -> dict[str, Any]:
         },
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": versions.installed(),
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -9,18 +9,19 @@ from rich.table import Table
 from pretrainx.core.errors import InputError
 from pretrainx.data.loader import Mixture
 from pretrainx.evaluate.perplexity import Evaluator
+from pretrainx.evaluate.results import Items
 from pretrainx.train import curves
 from pretrainx.train.trained import Trained
 
 
-def score(model: Trained, held_out: Mixture) -> dict[str, float]:
-    """Every token of the split, in batches of `eval.batch_size`; the result does not depend on batch or mesh."""
+def score(model: Trained, held_out: Mixture) -> tuple[dict[str, float], dict[str, Items]]:
+    """(numbers, bits of documents by source) of every token of the split; they do not depend on `eval.batch_size` or mesh."""
     if held_out.vocabulary != model.vocabulary:
         raise InputError(
             "the held-out caches were made with another vocabulary than the checkpoint's; run tools/cache_tasks.py with its config"
         )
-    section = model.experiment.eval
-    return Evaluator(model.skeleton, held_out, section.batch_size or model.experiment.train.batch_size, show=True)(model.params)
+    batch_size = model.experiment.eval.batch_size or model.experiment.train.batch_size
+    return Evaluator(model.skeleton, held_out, batch_size, show=True, by_document=True).score(model.params)
 
 
 def keep(folder: Path, step: int, found: dict[str, float]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from pretrainx.evaluate.bootstrap import by_group, ends, resampled_sums, sizes
 from pretrainx.evaluate.choices.questions import Question
 
 if TYPE_CHECKING:  # what is JAX's is not needed to show --help
@@ -13,7 +14,6 @@ if TYPE_CHECKING:  # what is JAX's is not needed to show --help
 
 Normalisation = Literal["sum", "per_token", "per_byte", "pmi"]
 NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
-RESAMPLES = 1000
 
 
 def credit(scores: Sequence[float] | np.ndarray, right: int) -> float:
@@ -49,48 +49,44 @@ def summary(name: str, values: np.ndarray, groups: Sequence[str], seed: int) -> 
     Groups count alike, and each is resampled by itself: what is left to chance is which items a paradigm has, not which
     paradigms there are. Of the spread of a group of one item nothing is known: then all but the mean are NaN.
     """
-    rng = np.random.default_rng(seed)
     members = by_group(values, groups)
     if min(map(len, members.values())) == 1:
         return {name: mean_of_groups(values, groups)} | {f"{name}_{end}": math.nan for end in ("se", "low", "high")}
-    resampled = [own[rng.integers(len(own), size=(RESAMPLES, len(own)))].mean(axis=1) for own in members.values()]
-    low, high = np.percentile(np.mean(resampled, axis=0), [2.5, 97.5])
+    means = resampled_sums(values[None], groups, seed)[..., 0] / sizes(groups)[:, None]
+    low, high = ends(means.mean(axis=0))
     variances = [own.var(ddof=1) / len(own) for own in members.values()]
     return {
         name: mean_of_groups(values, groups), f"{name}_se": math.sqrt(sum(variances)) / len(members),
-        f"{name}_low": float(low), f"{name}_high": float(high),
+        f"{name}_low": low, f"{name}_high": high,
     }  # fmt: skip
-
-
-def by_group(values: np.ndarray, groups: Sequence[str]) -> dict[str, np.ndarray]:
-    """{group: its values}, sorted."""
-    labels = np.asarray(groups)
-    return {group: values[labels == group] for group in sorted(set(groups))}
 
 
 def mean_of_groups(values: np.ndarray, groups: Sequence[str]) -> float:
     return float(np.mean([own.mean() for own in by_group(values, groups).values()]))
 
 
-def of_choices(
-    questions: Sequence[Question], found: Sequence["Likelihood"], neutral: Sequence["Likelihood"], headline: Normalisation, seed: int
-) -> dict[str, float]:
-    """accuracy (of the headline) and accuracy_<normalisation>, each with `_se, _low, _high`; chance; <group>/accuracy.
-
-    `found` and `neutral` are of all choices of all questions in turn. Accuracies are shares.
-    """
-    groups = [question.group for question in questions]
+def credits_of(
+    questions: Sequence[Question], found: Sequence["Likelihood"], neutral: Sequence["Likelihood"]
+) -> dict[Normalisation, np.ndarray]:
+    """{normalisation: the credit of each question}. `found` and `neutral` are of all choices of all questions in turn."""
     counts = [len(question.choices) for question in questions]
-    ends = np.cumsum(counts)
-    scores = [normalised(found[end - n : end], neutral[end - n : end]) for end, n in zip(ends, counts, strict=True)]
-    credits = {
+    ends_of = np.cumsum(counts)
+    scores = [normalised(found[end - n : end], neutral[end - n : end]) for end, n in zip(ends_of, counts, strict=True)]
+    return {
         name: np.asarray([credit(own[name], question.right) for own, question in zip(scores, questions, strict=True)])
         for name in NORMALISATIONS
     }
+
+
+def of_choices(
+    questions: Sequence[Question], credits: dict[Normalisation, np.ndarray], headline: Normalisation, seed: int
+) -> dict[str, float]:
+    """accuracy (of the headline) and accuracy_<normalisation>, each with `_se, _low, _high`; chance; <group>/accuracy. All are shares."""
+    groups = [question.group for question in questions]
     metrics = summary("accuracy", credits[headline], groups, seed)
     for name in NORMALISATIONS:
         metrics |= summary(f"accuracy_{name}", credits[name], groups, seed)
-    metrics["chance"] = mean_of_groups(1 / np.asarray(counts), groups)
+    metrics["chance"] = mean_of_groups(1 / np.asarray([len(question.choices) for question in questions]), groups)
     for group, own in by_group(credits[headline], groups).items():
         if group:
             metrics[f"{group}/accuracy"] = float(own.mean())

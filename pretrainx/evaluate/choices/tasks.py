@@ -9,11 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
+from pretrainx.core import files
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.curate.records import Record, read_records
 from pretrainx.evaluate.choices import accuracy
 from pretrainx.evaluate.choices.accuracy import Normalisation
 from pretrainx.evaluate.choices.questions import Question, after
+from pretrainx.evaluate.results import Items, unique
 
 if TYPE_CHECKING:  # what is JAX's is not needed to show --help
     from pretrainx.evaluate.likelihood import Item, Likelihood
@@ -160,20 +164,33 @@ class Asked:
 
     def score(self, likelihoods: "Callable[[list[Item]], list[Likelihood]]", seed: int = 0) -> dict[str, float]:
         """{"eval/<name>/<metric>": value}: accuracy.py's, items, and how many texts were cut or crossed their seam (likelihood.py)."""
+        return self.judge(likelihoods, seed)[0]
+
+    def judge(self, likelihoods: "Callable[[list[Item]], list[Likelihood]]", seed: int = 0) -> tuple[dict[str, float], Items]:
+        """The numbers, and the credit of each question under the headline."""
         texts = [choice for question in self.questions for choice in question.choices]
         if self.task.measure == "last_word":
             found = likelihoods(texts)
+            credits = np.asarray([x.greedy for x in found], np.float64)
             metrics = accuracy.of_last_words(found, seed)
         else:
             neutral = [(question.neutral, choice[1]) for question in self.questions for choice in question.choices]
             found = likelihoods(texts + neutral)
-            metrics = accuracy.of_choices(self.questions, found[: len(texts)], found[len(texts) :], self.task.headline, seed)
+            by_name = accuracy.credits_of(self.questions, found[: len(texts)], found[len(texts) :])
+            credits = by_name[self.task.headline]
+            metrics = accuracy.of_choices(self.questions, by_name, self.task.headline, seed)
         counts = {
             "items": len(self.questions),
             "cut": sum(x.cut for x in found[: len(texts)]),
             "crossed": sum(x.crossed for x in found[: len(texts)]),
         }
-        return {f"eval/{self.name}/{metric}": float(value) for metric, value in (metrics | counts).items()}
+        items = Items("mean", unique(map(identity, self.questions)), credits.tolist(), groups=[q.group for q in self.questions])
+        return {f"eval/{self.name}/{metric}": float(value) for metric, value in (metrics | counts).items()}, items
+
+
+def identity(question: Question) -> str:
+    """A name for what is asked, wherever its file lies and whatever the limit: equal for equal choices with the same right one."""
+    return files.sha256_json([question.choices, question.right])[:16]
 
 
 def read_task(name: str, kind: str, pattern: str, fields: Mapping[str, str], limit: int = 0) -> Asked:
