@@ -81,7 +81,7 @@ def _loss(axes: Any, series: dict[str, Series]) -> None:
     _style(axes, "training loss (nats per predicted token)", values)
     if values:
         axes.plot(*_xy(values), color=COLOURS[0], linewidth=0.8, alpha=0.4)
-        smooth = _smoothed(values)
+        smooth = smoothed(values)
         axes.plot(*_xy(smooth), color=COLOURS[0], linewidth=2)
         _limit(axes, values)
         _end(axes, smooth, COLOURS[0], f"{list(smooth.values())[-1]:.3f}")
@@ -132,7 +132,7 @@ def _grad_norm(axes: Any, series: dict[str, Series]) -> None:
     _style(axes, "gradient norm", values)
     if values:
         axes.plot(*_xy(values), color=COLOURS[3], linewidth=0.8, alpha=0.4)
-        axes.plot(*_xy(_smoothed(values)), color=COLOURS[3], linewidth=2)
+        axes.plot(*_xy(smoothed(values)), color=COLOURS[3], linewidth=2)
         if min(values.values()) > 0 and max(values.values()) > 20 * min(values.values()):
             axes.set_yscale("log")
 
@@ -183,7 +183,7 @@ def _end(axes: Any, values: Series, colour: str, text: str) -> None:
     axes.annotate(text, last, xytext=(6, 0), textcoords="offset points", fontsize=8, color=colour, va="center", bbox=box)
 
 
-def _smoothed(values: Series) -> Series:
+def smoothed(values: Series) -> Series:
     """An exponential mean over about a fiftieth of the points, corrected for its start."""
     keep = 1 - 1 / max(1, len(values) / 50)
     total = weight = 0.0
