@@ -18,7 +18,9 @@ example: python tools/report.py --runs runs/small runs/large@2000 --names small 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="what to show, see below")
     parser.add_argument("--names", nargs="+", default=[], metavar="NAME", help="what to call them, in their order (default: their folders)")
     parser.add_argument("--out", type=Path, help="write the page here: one HTML file that needs nothing else")

@@ -12,7 +12,7 @@ from typing import Literal
 # The browser itself refuses scripts, and whatever is not in the file.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 NUM_COLOURS = 8
-VOID = {"meta", "br", "hr", "img", "link"}
+VOID = {"meta", "br", "hr", "img", "link", "wbr"}
 
 
 class Html(str):
@@ -58,7 +58,7 @@ def tag(element: str, *content: Content, **attributes: Attribute) -> Html:
 
 def breakable(name: str) -> Html:
     """A long name that may go on in the next line after each _ / . or -."""
-    return Html("".join(text(part) + ("<wbr>" if i % 2 else "") for i, part in enumerate(re.split(r"([_/.-]+)", name))))
+    return text([[part, tag("wbr") if i % 2 else None] for i, part in enumerate(re.split(r"([_/.-]+)", name))])
 
 
 def page(title: str, *body: Content, description: str = "") -> str:

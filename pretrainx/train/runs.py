@@ -76,7 +76,10 @@ def columns(words: Sequence[str], names: Sequence[str] = ()) -> list[Column]:
         if folder not in known:
             known[folder] = read(folder, name)
         run = known[folder]
-        chosen += [(run, step, name) for step in choose(run, wanted)]
+        for step in choose(run, wanted):
+            if any(run is other and step == there for other, there, _ in chosen):
+                raise InputError(f"--runs {word}: step {step} of it is there twice")
+            chosen.append((run, step, name))
     titles: list[str] = []
     for run, step, name in chosen:
         several = sum(other is run and (not name or other_name == name) for other, _, other_name in chosen) > 1
