@@ -84,7 +84,20 @@ def score_run(model: Any, folder: Path, args: argparse.Namespace) -> dict[str, d
             log(f"{name}: {len(made):,} answers in {path}")
         if not args.submission or args.split != "test":
             found[name] = labelled.score(task, corpus.form, examples, made)
+            keep(model, folder, name, args, found[name], labelled.credits(task, corpus.form, examples, made))
     return found
+
+
+def keep(model: Any, folder: Path, name: str, args: argparse.Namespace, metrics: dict[str, float], credits: Any) -> None:
+    """Leaves the numbers in the run's folder, for tools/report.py."""
+    from pretrainx.evaluate import results
+
+    where = name if args.split == "validation" else f"{name}_{args.split}"
+    line = results.command_line("score_tasks", ["--workdir", str(folder), "--corpora", name, "--split", args.split])
+    own = {f"eval/{where}/{metric}": value for metric, value in metrics.items()}
+    settings = {"split": args.split, "limit": args.limit, "parameters": model.skeleton.num_params}
+    items = {where: credits} if credits else {}
+    results.keep(folder, results.Result("score_tasks", f"tasks-{where}", model.step, line, own, items, settings))
 
 
 def leaderboards(found: dict[str, dict[str, float]]) -> dict[str, float]:

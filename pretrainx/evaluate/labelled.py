@@ -18,6 +18,7 @@ from pretrainx.evaluate.generate import Generator
 from pretrainx.evaluate.likelihood import text_encoder
 from pretrainx.evaluate.metrics import labels as label_metrics
 from pretrainx.evaluate.metrics import text as text_metrics
+from pretrainx.evaluate.results import Items, unique
 from pretrainx.evaluate.sampling import Sampling
 from pretrainx.models.skeleton import Params, Skeleton
 from pretrainx.objectives.interface import Features
@@ -135,6 +136,15 @@ def score(task: Task, form: Form, examples: Sequence[Example], predictions: Sequ
         raise InputError("the answers of this split are not known; ask for a submission instead of a score")
     own, made = [examples[i] for i in known], [predictions[i] for i in known]
     return _measure(task, form, own, made) | {"items": float(len({e.id for e in own} if task.measure == "spans" else own))}
+
+
+def credits(task: Task, form: Form, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Items | None:
+    """1 for each example that is answered rightly, 0 for the others: what intervals are made of. None where accuracy is no metric."""
+    if task.measure != "classes" or "accuracy" not in task.metrics:
+        return None
+    known = [(e, p) for e, p in zip(examples, predictions, strict=True) if not math.isnan(e.label)]
+    right = [float(said(task, form, p) == e.label) for e, p in known]
+    return Items("mean", unique(e.id for e, _ in known), right) if known else None
 
 
 def _measure(task: Task, form: Form, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import numpy as np
 from pretrainx.core.logs import progress
 from pretrainx.data.loader import Mixture, RowBuilder, Source
 from pretrainx.data.order import Rows
+from pretrainx.data.windows import Windows
 from pretrainx.evaluate.by_document import DocumentNats, together
 from pretrainx.evaluate.results import Items
 from pretrainx.models.skeleton import Params, Skeleton
@@ -119,7 +120,10 @@ class Evaluator:
         source, vocabulary = self.mixture.sources[index], self.mixture.vocabulary
         terms = term_names(source.objective_name, source.objective)
         sums, num_bytes, pending = {term: np.zeros(3) for term in terms}, 0, []
-        documents = DocumentNats(source.windows) if self.by_document and source.objective_name == "causal" else None
+        documents = None
+        if self.by_document and source.objective_name == "causal":
+            assert isinstance(source.windows, Windows)
+            documents = DocumentNats(source.windows)
         batches: Any = source_batches(self.mixture, self.builder, index, self.batch_size, self.max_rows)
         rows = min(self.max_rows or len(source.windows), len(source.windows))
         if self.show:
