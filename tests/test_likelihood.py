@@ -21,6 +21,7 @@ from pretrainx.models import decoder, encoder, prefix_decoder, skeleton, t5
 from pretrainx.models.skeleton import Params, Skeleton
 from pretrainx.objectives import packing
 from pretrainx.objectives.examples import make_objective
+from pretrainx.objectives.interface import Prompt
 from pretrainx.parallel import layouts, mesh
 from pretrainx.parallel.shard import Partitioner
 from pretrainx.tasks import vocabulary_spec
@@ -166,8 +167,8 @@ def test_a_row_is_scored_once_and_lengths_are_few(model: Skeleton) -> None:
     rows = {row.key: row for item in items for row in scorer.rows(spell(BYTES.encode, item))}
     plan = list(scorer.batches(list(rows), rows))
     assert sorted(key for keys, _ in plan for key in keys) == sorted(rows) and len(rows) == WINDOW
-    assert {length for _, length in plan} == {32, 64}
-    assert all(len(rows[key].tokens) <= length for keys, length in plan for key in keys)
+    assert {lengths for _, lengths in plan} == {(32, 0), (64, 0)}
+    assert all(len(rows[key].tokens) <= lengths[0] for keys, lengths in plan for key in keys)
     assert (scorer.rows_of(32), scorer.rows_of(64)) == (4, 2)  # always about as many tokens
     assert [scorer.padded(n) for n in (1, 32, 33, 64)] == [32, 32, 64, 64]
 
@@ -400,8 +401,61 @@ def test_ways_follow_what_was_trained() -> None:
     assert way_for(both, objectives("masked", "prefix")) == "prefix"
     assert way_for(both, objectives("masked")) == "masked"
     assert way_for(one, objectives("fill_in_middle")) == "causal"
+    continues = make_objective("prefix", Data(sequence_length=WINDOW, objectives={"prefix": {"form": "encoder_decoder"}}), BYTES)
+    assert way_for(t5.Config(), [continues]) == "encoder_decoder"
+    with pytest.raises(InputError, match="trained on nothing .* accepted are: encoder_decoder"):
+        way_for(t5.Config(), objectives("span_corruption"))
     with pytest.raises(InputError, match="trained on nothing .* accepted are: causal, prefix, masked"):
         way_for(both, [])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_an_encoder_reads_the_context(model: Skeleton, batch_size: int) -> None:
+    """Each continuation in a pass of its own, unpadded."""
+    both = skeleton.build(t5, t5.Config(**(SMALL | {"relative_max_distance": 32})), model.partitioner)
+    params = numpy_params(both, seed=4)
+    logits = jax.jit(lambda p, b: (lambda o: o.logits(o.hidden))(both.merge(p)(b)))
+    found = Scorer(both, BYTES, batch_size, "encoder_decoder")(params, ITEMS)
+    for (context, continuation), mine in zip(ITEMS, found, strict=True):
+        source, targets = ids(context.rstrip()), ids(context[len(context.rstrip()) :] + continuation)
+        nats, greedy = by_hand(logits, params, source or [BYTES.special.eos], [START, *targets[:-1]], targets, 0)
+        assert mine.nats == pytest.approx(nats, rel=3e-6) and mine.greedy == greedy
+        assert mine.num_tokens == mine.num_bytes == len(targets) and not mine.cut and not mine.crossed
+    long = Scorer(both, BYTES, 1, "encoder_decoder", window=32)(params, [("a" * 40, "b" * 3), ("a" * 3, "b" * 40)])
+    nats, _ = by_hand(logits, params, ids("a" * 32), [START, *ids("bb")], ids("bbb"), 0)  # the last of the context
+    assert long[0].nats == pytest.approx(nats, rel=3e-6) and [x.cut for x in long] == [True, True] and long[1].num_tokens == 40
+
+
+def by_hand(logits: Any, params: Params, source: list[int], read: list[int], targets: list[int], first: int) -> tuple[float, bool]:
+    """As `in_numpy`, of an encoder with a decoder."""
+    batch = {"tokens": read, "positions": range(len(read)), "segment_ids": [1] * len(read)}
+    batch |= {"encoder_tokens": source, "encoder_positions": range(len(source)), "encoder_segment_ids": [1] * len(source)}
+    logs = log_softmax(logits(params, {name: np.asarray([list(x)], np.int32) for name, x in batch.items()})[0])
+    places = np.arange(first, len(targets))
+    return float(logs[places, np.asarray(targets)[places]].sum()), bool((logs.argmax(-1) == targets)[places].all())
+
+
+def test_tokens_after_a_prompt_are_scored_as_it_says(model: Skeleton, params: Params) -> None:
+    asked = [(Prompt([START, *ids(context)]), ids(continuation)) for context, continuation in ITEMS]
+    found = Scorer(model, BYTES, 3).after(params, [*asked, (Prompt([START]), [])])
+    for (prompt, targets), (nats, greedy) in zip(asked, found, strict=False):
+        read = [*prompt.tokens, *targets]
+        assert (pytest.approx(nats, rel=3e-6), greedy) == in_numpy(params, read[:-1], read[1:], len(prompt.tokens) - 1)
+    assert found[-1] == (0.0, True)
+    # A prefix model sees the prompt as a whole, and an encoder's prompt may go on in the decoder.
+    prefix = build(prefix_decoder)
+    items = [(a.rstrip(), b) for a, b in ITEMS]
+    whole = Scorer(prefix, BYTES, 4, "prefix")(params, items)
+    tokens = [([START, *ids(a)], ids(b)) for a, b in items]
+    mine = Scorer(prefix, BYTES, 4, "prefix").after(params, [(Prompt(read, seen=len(read)), targets) for read, targets in tokens])
+    np.testing.assert_allclose([nats for nats, _ in mine], [x.nats for x in whole], rtol=3e-6)
+    both = skeleton.build(t5, t5.Config(**(SMALL | {"relative_max_distance": 32})), model.partitioner)
+    weights = numpy_params(both, seed=4)
+    ((nats, _),) = Scorer(both, BYTES, 1, "encoder_decoder").after(weights, [(Prompt([START, 70], source=[9, 8, 7]), [30, 31])])
+    logits = jax.jit(lambda p, b: (lambda o: o.logits(o.hidden))(both.merge(p)(b)))
+    assert nats == pytest.approx(by_hand(logits, weights, [9, 8, 7], [START, 70, 30], [70, 30, 31], 1)[0], rel=3e-6)
+    with pytest.raises(InputError, match="example 2 takes 66 positions, and the model sees 64 at once"):
+        Scorer(model, BYTES, 1).after(params, [asked[0], (Prompt([START]), [5] * 66)])
 
 
 def test_what_is_refused(model: Skeleton, params: Params) -> None:
@@ -409,7 +463,7 @@ def test_what_is_refused(model: Skeleton, params: Params) -> None:
         Scorer(model, BYTES, 1, "masked")
     with pytest.raises(InputError, match="--way=maskd.* did you mean 'masked'"):
         Scorer(build(encoder), BYTES, 1, "maskd")
-    with pytest.raises(InputError, match="'t5': an encoder with a decoder"):
+    with pytest.raises(InputError, match="--way=causal: not for model.name 't5'; .*accepted: encoder_decoder"):
         Scorer(skeleton.build(t5, t5.Config(**(SMALL | {"relative_max_distance": 32})), model.partitioner), BYTES, 1)
     with pytest.raises(InputError, match="no mask token"):
         Scorer(build(encoder), Vocabulary("bytes", 264, SpecialIds()), 1, "masked")

@@ -2,10 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from pretrainx.core import cli
-from pretrainx.core.errors import InputError, nearest
+from pretrainx.core.errors import InputError
 from pretrainx.core.logs import log
 
 PROMPTS = ("def ", "The ", "import ")
@@ -44,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     prompts = [*(args.prompt or []), *(read_lines(args.prompts) if args.prompts else [])] or list(PROMPTS)
     model = trained.load(args.workdir, args.step)
     generator = Generator(
-        model.skeleton, model.vocabulary, prompter_of(model, args.objective), choice, args.num_tokens, args.stop, args.batch_size,
+        model.skeleton, model.vocabulary, trained.prompter_of(model, args.objective), choice, args.num_tokens, args.stop, args.batch_size,
         show=len(prompts) > args.batch_size,
     )  # fmt: skip
     found = generator(model.params, prompts, args.seed)
@@ -66,19 +65,6 @@ def read_lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--prompts {path}: {error}") from None
-
-
-def prompter_of(model: Any, name: str | None) -> Any:
-    """How this run's model wants to be prompted."""
-    from pretrainx.data.mixture_spec import parse_mixture
-    from pretrainx.evaluate.generate import prompter
-    from pretrainx.objectives.examples import make_objective
-
-    data = model.experiment.data
-    names = list(dict.fromkeys(objective for _, objective in parse_mixture(data)))
-    if name is not None and name not in names:
-        raise InputError(f"--objective={name}: the run was not trained on it; {nearest(name, names)}")
-    return prompter(model.skeleton.config, [make_objective(o, data, model.vocabulary) for o in ([name] if name else names)])
 
 
 if __name__ == "__main__":

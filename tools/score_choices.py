@@ -40,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=0, help="this many items of each task, evenly over its files; 0: all (default)")
     parser.add_argument(
         "--way",
-        help="causal, prefix (the context sees itself both ways), masked or masked_words (pseudo-log-likelihood); default: as trained",
+        help="causal, prefix (the context sees itself both ways), encoder_decoder (the context in the encoder), masked or masked_words "
+        "(pseudo-log-likelihood); default: as trained",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--by_group", action="store_true", help="show groups one by one, where a task has them (blimp: its paradigms)")
@@ -118,15 +119,13 @@ def split_fields(words: list[str], tasks: dict[str, Any]) -> dict[str, dict[str,
 
 def natural_way(model: Any) -> str:
     """What the run was trained for; where the model can be read one way only, its data need not be here to tell."""
-    from pretrainx.data.mixture_spec import parse_mixture
     from pretrainx.evaluate.likelihood import way_for, ways_of
-    from pretrainx.objectives.examples import make_objective
+    from pretrainx.train import trained
 
     ways = ways_of(model.skeleton.config)
-    if "prefix" not in ways:
+    if not {"prefix", "encoder_decoder"} & set(ways):
         return ways[0] if ways else "causal"
-    data = model.experiment.data
-    return way_for(model.skeleton.config, [make_objective(name, data, model.vocabulary) for _, name in parse_mixture(data)])
+    return way_for(model.skeleton.config, list(trained.objectives_of(model).values()))
 
 
 def show(title: str, tasks: list[Any], found: dict[str, float], by_group: bool) -> None:

@@ -101,13 +101,13 @@ class Generator:
         self.encode = text_encoder(vocabulary)
         self.compiled: dict[Any, Any] = {}
 
-    def __call__(self, params: Params, prompts: Sequence[str], seed: int = 0) -> list[Generation]:
-        """A prompt stands at the start of a document. The same seed draws the same for the n-th prompt.
+    def __call__(self, params: Params, prompts: Sequence[str | Sequence[int]], seed: int = 0) -> list[Generation]:
+        """A prompt, a text or its token ids, stands at the start of a document. The same seed draws the same for the n-th prompt.
 
         Raises:
           InputError: a prompt leaves no room for the text in the model's learned positions.
         """
-        asked = [self.prompt(self.encode(text)) for text in prompts]
+        asked = [self.prompt(self.encode(text) if isinstance(text, str) else list(text)) for text in prompts]
         for number, prompt in enumerate(asked, 1):
             self._require_room(prompt, number)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(max(1, len(asked))))

@@ -1,7 +1,7 @@
 """How likely a trained model finds texts: a continuation after its context, in nats, with whether it is the first guess.
 
-A left-to-right model sums the log-probabilities of the continuation's tokens. A masked one has pseudo-log-likelihoods
-(Salazar 2020): each of those tokens is masked in turn and predicted from all others.
+A left-to-right model sums the log-probabilities of the continuation's tokens; where it has an encoder, that reads the context.
+A masked one has pseudo-log-likelihoods (Salazar 2020): each of those tokens is masked in turn and predicted from all others.
 
 Where the continuation begins. Spaces at the end of the context go to the continuation, since tokens begin with spaces more
 often than they end with them. Then both are spelled as one text, as in training, and what counts is every token from the
@@ -9,11 +9,11 @@ place on where this spelling departs from that of the context alone. That is the
 lm-evaluation-harness); where a piece crosses the seam it is that piece and what comes after it, so that every character of the
 continuation is paid for.
 
-Legend: B batch, L length, P positions scored at once, V vocab.
+Legend: B batch, L length, S encoder length, P positions scored at once, V vocab.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -24,13 +24,20 @@ from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.logs import progress
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.skeleton import Params, Skeleton
-from pretrainx.objectives.interface import Features, Objective
+from pretrainx.objectives import packing
+from pretrainx.objectives.interface import Features, Objective, Prompt
 from pretrainx.objectives.losses import take, token_losses
 from pretrainx.parallel import multihost
 
 Item = tuple[str, str]  # a context, which may be empty, and the text after it
 # What each way of reading needs of a model: see Scorer.
-SIGHT_OF = {"causal": "causal", "prefix": "prefix", "masked": "bidirectional", "masked_words": "bidirectional"}
+SIGHT_OF = {
+    "causal": "causal",
+    "prefix": "prefix",
+    "encoder_decoder": "encoder_decoder",
+    "masked": "bidirectional",
+    "masked_words": "bidirectional",
+}
 SHORTEST = 32  # rows are padded to this, its doubles, or the window: at most twice their size, and one compile each
 POSITIONS_AT_ONCE = 16  # what the head is run on: [B, 16, V] logits exist instead of [B, L, V]
 
@@ -67,19 +74,23 @@ class Spelling:
 
 @dataclass(frozen=True)
 class Row:
-    """tokens int32[n] that are read, targets int32[n]; predicted are positions first to stop - 1; all may see the first `seen`."""
+    """tokens int32[n] that are read, targets int32[n]; predicted are positions first to stop - 1; all may see the first `seen`.
+
+    `source` int32[m] is what an encoder reads; none where the model has none.
+    """
 
     tokens: np.ndarray
     targets: np.ndarray
     first: int
     stop: int
     seen: int
+    source: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
-    def key(self) -> tuple[int, int, bytes, bytes, int]:
+    def key(self) -> tuple[int, int, bytes, bytes, int, bytes]:
         """Equal for rows with the same result; orders rows so that batches depend on what is asked, not in which order."""
-        count = self.stop - self.first
-        return count, self.first, self.tokens.tobytes(), self.targets[self.first : self.stop].tobytes(), self.seen
+        count, targets = self.stop - self.first, self.targets[self.first : self.stop]
+        return count, self.first, self.tokens.tobytes(), targets.tobytes(), self.seen, self.source.tobytes()
 
 
 def way_for(model: Any, objectives: Sequence[Objective]) -> str:
@@ -88,8 +99,8 @@ def way_for(model: Any, objectives: Sequence[Objective]) -> str:
     Raises:
       InputError: none of them taught it how likely a text is.
     """
-    sights = {o.sight for o in objectives if o.sight != "prefix" or o.codes_text}
-    for way in ("causal", "prefix", "masked"):
+    sights = {o.sight for o in objectives if o.sight not in ("prefix", "encoder_decoder") or o.codes_text}
+    for way in ("causal", "prefix", "encoder_decoder", "masked"):
         if SIGHT_OF[way] in sights & set(model.sights):
             return way
     said = f"; with --way it is scored all the same, accepted are: {', '.join(ways)}" if (ways := ways_of(model)) else ""
@@ -97,15 +108,13 @@ def way_for(model: Any, objectives: Sequence[Objective]) -> str:
 
 
 def ways_of(model: Any) -> list[str]:
-    """Those that its attention allows: none for an encoder with a decoder."""
+    """Those that its attention allows."""
     return [way for way, sight in SIGHT_OF.items() if sight in model.sights]
 
 
 def require_way(way: str, model: Any, vocabulary: Vocabulary) -> None:
     """Raises InputError where the model cannot be read so."""
     ways = ways_of(model)
-    if not ways:
-        raise InputError(f"model.name {model.name!r}: an encoder with a decoder is not scored here; score a decoder or an encoder")
     if way not in ways:
         raise InputError(f"--way={way}: not for model.name {model.name!r}; {nearest(way, ways)}")
     if way in ("masked", "masked_words") and vocabulary.special.mask < 0:
@@ -148,6 +157,19 @@ def left_to_right_rows(spelling: Spelling, start: int, window: int, prefix: bool
         rows.append(Row(read[begin:stop], spelling.tokens[begin:stop], first - begin, stop - begin, seen))
         stop = first
     return rows
+
+
+def encoded_rows(spelling: Spelling, start: int, window: int, eos: int) -> list[Row]:
+    """The rows of a continuation whose context is read by an encoder: its last `window` tokens, or `eos` where there is none."""
+    source = spelling.tokens[: spelling.first][-window:] if spelling.first else np.asarray([eos], np.int32)
+    alone = replace(spelling, tokens=spelling.tokens[spelling.first :], first=0)
+    return [replace(row, source=source) for row in left_to_right_rows(alone, start, window, prefix=False)]
+
+
+def row_after(prompt: Prompt, targets: Sequence[int]) -> Row:
+    """The row that scores tokens after what a model was prompted with."""
+    read = np.asarray([*prompt.tokens, *targets], np.int32)
+    return Row(read[:-1], read[1:], len(prompt.tokens) - 1, len(read) - 1, prompt.seen, np.asarray(prompt.source or [], np.int32))
 
 
 def masked_rows(spelling: Spelling, vocabulary: Vocabulary, window: int, frame: tuple[list[int], list[int]], words: bool) -> list[Row]:
@@ -209,10 +231,11 @@ class Scorer:
     Neither batch size, nor mesh, nor order matters to the result, up to the rounding of float32; each row is scored once,
     however often it is asked for. `batch_size` rows of `window` tokens make a batch, and more where rows are shorter.
 
-    way     causal        each token from those before it
-            prefix        so too, and the context sees itself both ways: for models trained on the objective `prefix`
-            masked        each token from all others, one row each
-            masked_words  so too, with the rest of its word masked
+    way     causal           each token from those before it
+            prefix           so too, and the context sees itself both ways: for models trained on the objective `prefix`
+            encoder_decoder  so too, and an encoder reads the context
+            masked           each token from all others, one row each
+            masked_words     so too, with the rest of its word masked
     window  how many tokens the model sees at once (0: its max_length)
 
     Raises:
@@ -258,44 +281,65 @@ class Scorer:
             keys.append([row.key for row in own])
             rows.update(zip(keys[-1], own, strict=True))
         found = self._score(params, rows, what)
-        room = self.window - sum(map(len, self.frame))
         return [
             Likelihood(
                 -sum(found[key][0] for key in own), all(found[key][1] for key in own), len(spelling.tokens) - spelling.first,
-                spelling.num_bytes, len(spelling.tokens) > room, spelling.crossed,
+                spelling.num_bytes, self._is_cut(spelling), spelling.crossed,
             )
             for spelling, own in zip(spellings, keys, strict=True)
         ]  # fmt: skip
+
+    def _is_cut(self, spelling: Spelling) -> bool:
+        if self.way == "encoder_decoder":
+            return max(spelling.first, len(spelling.tokens) - spelling.first) > self.window
+        return len(spelling.tokens) > self.window - sum(map(len, self.frame))
+
+    def after(self, params: Params, asked: Sequence[tuple[Prompt, Sequence[int]]], what: str = "score") -> list[tuple[float, bool]]:
+        """(nats, whether all are first guesses) of token ids after a prompt, as `Generator` would be prompted; nothing is cut.
+
+        Raises:
+          InputError: one is longer than the window, or the model's numbers are not finite.
+        """
+        assert not self.masked, "a masked model has no prompt"
+        rows = [row_after(prompt, targets) for prompt, targets in asked]
+        for number, row in enumerate(rows, 1):
+            if (taken := max(len(row.tokens), len(row.source))) > self.window:
+                raise InputError(f"example {number} takes {taken} positions, and the model sees {self.window} at once")
+        found = self._score(params, {row.key: row for row in rows if row.stop > row.first}, what)
+        nothing = (0.0, True)
+        return [(-nats, right) for nats, right in (found.get(row.key, nothing) for row in rows)]
 
     def rows(self, spelling: Spelling) -> list[Row]:
         """What the model has to read for one text."""
         if self.masked:
             return masked_rows(spelling, self.vocabulary, self.window, self.frame, self.way == "masked_words")
+        if self.way == "encoder_decoder":
+            return encoded_rows(spelling, self.vocabulary.special.start, self.window, self.vocabulary.special.eos)
         return left_to_right_rows(spelling, self.vocabulary.special.start, self.window, self.way == "prefix")
 
     def padded(self, length: int) -> int:
-        """The length of the rows that one of so many tokens is put with."""
-        size = self.shortest
+        """The length of the rows that one of so many tokens is put with; 0 for none."""
+        size = self.shortest if length else 0
         while size < length:
             size *= 2
         return min(size, self.window)
 
-    def batches(self, keys: Sequence[Any], rows: dict[Any, Row]) -> Iterator[tuple[list[Any], int]]:
-        """(keys of the batch's rows, its length), short rows first, so that as little as may be is padding."""
-        groups: dict[int, list[Any]] = {}
+    def batches(self, keys: Sequence[Any], rows: dict[Any, Row]) -> Iterator[tuple[list[Any], tuple[int, int]]]:
+        """(keys of the batch's rows, its lengths: L, and S or 0), short rows first, so that as little as may be is padding."""
+        groups: dict[tuple[int, int], list[Any]] = {}
         for key in sorted(keys):
-            groups.setdefault(self.padded(len(rows[key].tokens)), []).append(key)
-        for length, group in sorted(groups.items()):
-            size = self.rows_of(length)
-            yield from ((group[i : i + size], length) for i in range(0, len(group), size))
+            groups.setdefault((self.padded(len(rows[key].tokens)), self.padded(len(rows[key].source))), []).append(key)
+        for lengths, group in sorted(groups.items()):
+            size = self.rows_of(max(lengths))
+            yield from ((group[i : i + size], lengths) for i in range(0, len(group), size))
 
     def rows_of(self, length: int) -> int:
         """How many rows of this length make a batch: always about as many tokens, and what the mesh's batch shards divide."""
         return -(-self.batch_size * self.window // (length * self.shards)) * self.shards
 
-    def features(self, rows: Sequence[Row], length: int) -> Features:
+    def features(self, rows: Sequence[Row], lengths: tuple[int, int]) -> Features:
         """The model's input; rows beyond the given ones are padding, and nothing of them is predicted."""
-        count = self.rows_of(length)
+        (length, source_length), count = lengths, self.rows_of(max(lengths))
         tokens = np.full((count, length), self.vocabulary.special.pad, np.int32)
         targets, segment_ids, seen = (np.zeros((count, length), np.int32) for _ in range(3))
         first, stop = np.zeros(count, np.int32), np.zeros(count, np.int32)
@@ -305,6 +349,10 @@ class Scorer:
             first[i], stop[i] = row.first, row.stop
         positions = np.arange(length, dtype=np.int32) * segment_ids
         made = {"tokens": tokens, "targets": targets, "positions": positions, "segment_ids": segment_ids, "first": first, "stop": stop}
+        if source_length:
+            sources = [row.source for row in rows] + [np.zeros(0, np.int32)] * (count - len(rows))
+            read = [packing.encoder([(1, source)], source_length, self.vocabulary.special.pad) for source in sources]
+            made |= {name: np.stack([own[name] for own in read]) for name in packing.ENCODER}
         return made | {"bidirectional": seen} if self.marks else made
 
     def _score(self, params: Params, rows: dict[Any, Row], what: str) -> dict[Any, tuple[float, bool]]:
@@ -320,9 +368,9 @@ class Scorer:
                 raise InputError("the model's likelihoods are not finite: did the run diverge? choose another --step")
             found.update({key: (float(losses[i]), bool(right[i])) for i, key in enumerate(keys)})
 
-        for keys, length in progress(plan, len(plan), what, "batches") if self.show else plan:
+        for keys, lengths in progress(plan, len(plan), what, "batches") if self.show else plan:
             batch = [rows[key] for key in keys]
-            features = self.features(batch, length)
+            features = self.features(batch, lengths)
             shardings = {name: self.shardings[array.ndim] for name, array in features.items()}
             count = len(features["tokens"])
             # Each process builds whole batches and reads whole results.

@@ -1,5 +1,6 @@
 """A trained model from its run folder or checkpoint: what `evaluate`, `sample` and later steps start from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,14 @@ import jax
 
 from pretrainx.core import files, sections
 from pretrainx.core.config import Config
-from pretrainx.core.errors import InputError
+from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.data.mixture_spec import parse_mixture
+from pretrainx.evaluate.generate import prompter
 from pretrainx.models import skeleton as skeletons
 from pretrainx.models.skeleton import Params, Skeleton
+from pretrainx.objectives.examples import make_objective
+from pretrainx.objectives.interface import Objective, Prompt
 from pretrainx.parallel.shard import Partitioner
 from pretrainx.train import build, resume
 from pretrainx.train import experiment as experiments
@@ -65,3 +70,22 @@ def load(folder: Path, step: int | None = None, config: Config | None = None, pa
     shardings: Any = skeletons.map_with_dims(skeleton.partitioner.weight, skeleton.dims)
     params = checkpoints.restore_params(chosen, skeleton.abstract, shardings)
     return Trained(experiment, vocabulary, skeleton, params, chosen)
+
+
+def objectives_of(model: Trained) -> dict[str, Objective]:
+    """What the run was trained on: {name: objective}."""
+    data = model.experiment.data
+    names = dict.fromkeys(objective for _, objective in parse_mixture(data))
+    return {name: make_objective(name, data, model.vocabulary) for name in names}
+
+
+def prompter_of(model: Trained, name: str | None = None) -> Callable[[list[int]], Prompt]:
+    """How the run's model wants to be prompted: as its objective `name` taught it (default: its most natural one).
+
+    Raises:
+      InputError: it was not trained on that objective, or on none that goes on from a text.
+    """
+    objectives = objectives_of(model)
+    if name is not None and name not in objectives:
+        raise InputError(f"--objective={name}: the run was not trained on it; {nearest(name, objectives)}")
+    return prompter(model.skeleton.config, [objectives[name]] if name else list(objectives.values()))

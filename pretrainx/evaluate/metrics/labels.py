@@ -96,9 +96,9 @@ def multirc(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, flo
     f1a is the F1 over all answers of all questions; em the share of questions all of whose answers are labelled rightly.
     """
     require_pairs("multirc", targets, predictions)
+    questions = by_group("multirc", targets).values()
     wanted, said = np.asarray([value(x) for x in targets]), np.asarray([value(x) for x in predictions])
     right = wanted == said
-    questions = by_group("multirc", targets).values()
     return {"f1a": _f1(wanted, said, 1), "em": float(np.mean([right[places].all() for places in questions]))}
 
 
