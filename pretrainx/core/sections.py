@@ -88,6 +88,7 @@ class Eval:
     batch_size: Count = 0  # 0: the training batch size
     max_rows: Count = 0  # rows of each source scored inside training; 0: the whole split
     split: str = "validation"
+    stride: Count = 0  # of causal text: windows begin so many tokens apart and score what is new; 0: they do not overlap
     ngram_orders: tuple[int, ...] = ()  # counted byte n-grams that `evaluate` prints beside the model
 
 

@@ -10,19 +10,23 @@ from pretrainx.objectives.interface import Window
 
 
 class Windows:
-    """Window w holds tokens [w * length, (w + 1) * length) of the split's stream; the last one may be short."""
+    """Window w holds the `length` tokens of the split's stream from w * stride on; the last one may be short.
 
-    def __init__(self, cache: TokenCache, length: int, feature: str = "targets"):
-        self.cache, self.length, self.feature = cache, length, feature
+    By default they lie side by side. With a shorter stride all but the first begin with `overlap` tokens of the one before.
+    """
+
+    def __init__(self, cache: TokenCache, length: int, feature: str = "targets", stride: int = 0):
+        self.cache, self.length, self.feature, self.stride = cache, length, feature, stride or length
+        self.overlap = length - self.stride
         self.num_tokens = cache.num_tokens(feature)
         self.pad, self.start_id = cache.vocabulary.special.pad, cache.vocabulary.special.start
 
     def __len__(self) -> int:
-        return -(-self.num_tokens // self.length)
+        return 1 + max(0, -(-(self.num_tokens - self.length) // self.stride)) if self.num_tokens else 0
 
     def span(self, index: int) -> tuple[int, int]:
         """Its first token and the one after its last, in the stream."""
-        return index * self.length, min((index + 1) * self.length, self.num_tokens)
+        return index * self.stride, min(index * self.stride + self.length, self.num_tokens)
 
     def touching(self, document: Document) -> range:
         """The windows that hold tokens of a document."""

@@ -1,13 +1,20 @@
-"""Perplexity and bits per byte over a split: sums over every token, so neither batch size nor mesh nor padding matters."""
+"""Perplexity and bits per byte over a split: sums over every token, so neither batch size nor mesh nor padding matters.
+
+A token sees its own window, so the first of a window see little. With a stride, windows overlap and each scores only what the
+one before has not: a token sees `sequence_length - stride` tokens or more, or its document from the beginning, at
+sequence_length / stride times the cost. Both are code lengths of the whole text; numbers of unlike strides do not compare.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pretrainx.core.errors import InputError
 from pretrainx.core.logs import progress
 from pretrainx.data.loader import Mixture, RowBuilder, Source
 from pretrainx.data.order import Rows
@@ -42,11 +49,12 @@ def make_eval_step(skeleton: Skeleton, objectives: dict[str, Objective], by_plac
 
 
 def source_batches(mixture: Mixture, builder: RowBuilder, index: int, batch_size: int, max_rows: int) -> Iterator[Features]:
-    """All rows of one source in stream order; the last batch is filled with rows of no weight.
+    """All rows of one source in stream order, each token with a weight in one of them; the last batch is filled with rows of none.
 
     Random choices (masks) have the address of epoch -1, so that every evaluation of a run predicts the same positions.
     """
-    count = len(mixture.sources[index].windows)
+    windows = mixture.sources[index].windows
+    count, overlap = len(windows), windows.overlap if isinstance(windows, Windows) else 0
     count = min(count, max_rows) if max_rows else count
     for start in range(0, count, batch_size):
         window = np.arange(start, start + batch_size, dtype=np.int64)
@@ -55,6 +63,8 @@ def source_batches(mixture: Mixture, builder: RowBuilder, index: int, batch_size
         for name in batch:
             if name.endswith("weights"):
                 batch[name][window >= count] = 0
+                if overlap:
+                    batch[name][window > 0, :overlap] = 0
         yield batch
 
 
@@ -63,20 +73,46 @@ def label(source: Source) -> str:
     return source.corpus if source.objective_name == "causal" else source.name
 
 
+def with_stride(mixture: Mixture, stride: int) -> Mixture:
+    """The mixture with windows of its causal sources that begin `stride` tokens apart; 0: as they are.
+
+    Raises:
+      InputError: the stride leaves tokens out, or no source is causal.
+    """
+    if not stride:
+        return mixture
+    if stride > mixture.sequence_length:
+        raise InputError(f"eval.stride {stride} is more than data.sequence_length {mixture.sequence_length}: tokens would be left out")
+    if not any(source.objective_name == "causal" for source in mixture.sources):
+        names = ", ".join(source.objective_name for source in mixture.sources)
+        raise InputError(f"eval.stride {stride}: windows may overlap for the objective causal alone; the mixture has: {names}")
+    return replace(mixture, sources=tuple(_strided(source, stride) for source in mixture.sources))
+
+
+def _strided(source: Source, stride: int) -> Source:
+    if source.objective_name != "causal":
+        return source
+    windows = source.windows
+    assert isinstance(windows, Windows), "the objective causal reads a stream"
+    return replace(source, windows=Windows(windows.cache, windows.length, windows.feature, stride))
+
+
 class Evaluator:
     """`evaluator(params)`: the numbers of a split. What does not depend on the parameters is settled once.
 
     `batch_size` is rounded up to what the mesh's batch shards divide; no result depends on it. With `max_rows` only that
-    many rows of each source count. `by_document`: `score` gives the bits of each document of causal sources too.
+    many rows of each source count. `stride` is that of causal sources: see the head of this file. `by_document`: `score` gives the
+    bits of each document of causal sources too.
     """
 
     def __init__(
-        self, skeleton: Skeleton, mixture: Mixture, batch_size: int, max_rows: int = 0, show: bool = False, by_document: bool = False
-    ):
-        partitioner = skeleton.partitioner
+        self, skeleton: Skeleton, mixture: Mixture, batch_size: int, max_rows: int = 0, show: bool = False, stride: int = 0,
+        by_document: bool = False,
+    ):  # fmt: skip
+        partitioner, mixture = skeleton.partitioner, with_stride(mixture, stride)
         self.mixture, self.max_rows, self.show = mixture, max_rows, show
         self.batch_size = -(-batch_size // partitioner.batch_shards) * partitioner.batch_shards
-        self.builder = RowBuilder(mixture)
+        self.builder, self.stride = RowBuilder(mixture), stride
         self.shardings = {name: partitioner.batch(len(shape)) for name, (shape, _) in self.builder.batch_spec(self.batch_size).items()}
         self.by_document = by_document and any(source.objective_name == "causal" for source in mixture.sources)
         step = make_eval_step(skeleton, mixture.objectives, self.by_document)
@@ -91,7 +127,7 @@ class Evaluator:
 
         loss is nats per predicted token, accuracy the share of right first guesses; an objective of several terms has
         "eval/<source>/<term>/<metric>". bits_per_byte divides by the UTF-8 bytes of the text that was predicted, where an
-        objective predicts text (the end-of-document tokens cost bits and have no bytes).
+        objective predicts text (the end-of-document tokens cost bits and have no bytes). `stride` stands beside what has one.
         """
         return self.score(params)[0]
 
@@ -107,6 +143,8 @@ class Evaluator:
             for term, counted in sums.items():
                 prefix = f"eval/{label(source)}" + (f"/{term}" if len(sums) > 1 else "")
                 results |= summary(prefix, counted, num_bytes)
+            if source.objective_name == "causal" and self.stride:
+                results[f"eval/{label(source)}/stride"] = float(self.stride)
             if source.objective_name == "causal":
                 whole, whole_bytes = whole + sums["tokens"], whole_bytes + num_bytes
         if whole[1] and len(self.mixture.sources) > 1:

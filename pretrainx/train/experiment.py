@@ -51,9 +51,14 @@ def load(config: Config) -> Experiment:
         raise InputError(f"data.sequence_length {data.sequence_length} is more than model.max_length {model.max_length} learned positions")
     if data.sequence_length % model.loss_chunks:
         raise InputError(f"model.loss_chunks {model.loss_chunks} does not divide data.sequence_length {data.sequence_length}")
+    evaluation = config.section("eval", sections.Eval)
+    if evaluation.stride > data.sequence_length:
+        raise InputError(
+            f"eval.stride {evaluation.stride} is more than data.sequence_length {data.sequence_length}: tokens would be left out"
+        )
     return Experiment(
         config, data, model_module, model, optim_module, optim, config.section("mesh", sections.Mesh), config.layout, train,
-        config.section("checkpoint", sections.Checkpoint), config.section("eval", sections.Eval), config.section("log", sections.Log),
+        config.section("checkpoint", sections.Checkpoint), evaluation, config.section("log", sections.Log),
     )  # fmt: skip
 
 

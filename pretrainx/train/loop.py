@@ -166,8 +166,8 @@ def bad_steps(reporter: Reporter) -> int:
 def evaluator(run: Run) -> Evaluator:
     """`(params) -> numbers` of the run's held-out split, as its config wants it evaluated."""
     assert run.held_out is not None
-    section = run.program.experiment.eval
-    return Evaluator(run.program.skeleton, run.held_out, section.batch_size or run.program.experiment.train.batch_size, section.max_rows)
+    section, batch_size = run.program.experiment.eval, run.program.experiment.train.batch_size
+    return Evaluator(run.program.skeleton, run.held_out, section.batch_size or batch_size, section.max_rows, stride=section.stride)
 
 
 def scorer(run: Run, reporter: Reporter) -> Callable[[int], None] | None:

@@ -20,8 +20,11 @@ def score(model: Trained, held_out: Mixture) -> tuple[dict[str, float], dict[str
         raise InputError(
             "the held-out caches were made with another vocabulary than the checkpoint's; run tools/cache_tasks.py with its config"
         )
-    batch_size = model.experiment.eval.batch_size or model.experiment.train.batch_size
-    return Evaluator(model.skeleton, held_out, batch_size, show=True, by_document=True).score(model.params)
+    section, batch_size = model.experiment.eval, model.experiment.train.batch_size
+    evaluator = Evaluator(
+        model.skeleton, held_out, section.batch_size or batch_size, show=True, stride=section.stride, by_document=True
+    )  # fmt: skip
+    return evaluator.score(model.params)
 
 
 def keep(folder: Path, step: int, found: dict[str, float]) -> None:
@@ -35,7 +38,9 @@ def show(folder: Path, step: int, found: dict[str, float], counted: dict[str, fl
     """The table on stdout."""
     sources = [name.removeprefix("eval/").removesuffix("/loss") for name in found if name.endswith("/loss")]
     orders = sorted({int(name.split("/")[2].removeprefix("ngram_")) for name in counted})
-    table = Table(title=f"{folder}, step {step}: bits per byte on held-out text, beside counted n-grams", title_justify="left")
+    strides = {int(value) for name, value in found.items() if name.endswith("/stride")}
+    windows = f" (windows {strides.pop()} tokens apart)" if strides else ""
+    table = Table(title=f"{folder}, step {step}: bits per byte on held-out text{windows}, beside counted n-grams", title_justify="left")
     table.add_column("source")
     for heading in ("bytes", "tokens", "right", "perplexity", "model", *(f"n={n}" for n in orders)):
         table.add_column(heading, justify="right")
