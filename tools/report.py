@@ -69,10 +69,10 @@ def show(report: Any, everything: bool) -> None:
             return "-"
         value = shown(row.metric, cell.interval.value)
         value = f"[bold]{value}[/]" if cell.best else value
-        if math.isfinite(cell.interval.low):
-            value += f" ({shown(row.metric, cell.interval.low)} to {shown(row.metric, cell.interval.high)})"
         if cell.against_best and cell.against_best.sure:
             value += " >" if cell.against_best.difference > 0 else " <"
+        if math.isfinite(cell.interval.low):
+            value += f"\n[dim]{shown(row.metric, cell.interval.low)} to {shown(row.metric, cell.interval.high)}[/]"
         return value
 
     def made(title: str, *first: str) -> Table:

@@ -216,7 +216,8 @@ svg .reference{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:3 3}
 .swatch{display:inline-block;width:.7em;height:.7em;margin-right:.45em;border-radius:50%;background:var(--k)}
 .strip{display:grid;grid-template-columns:fit-content(9.5rem) minmax(6rem,1fr) auto;align-items:center;
 column-gap:1.1rem;font-size:.85rem;line-height:1.25}
-.strip .name{overflow-wrap:anywhere}.strip .value{text-align:right;white-space:nowrap}
+.strip .name{overflow-wrap:anywhere;padding:.2rem 0}.strip>svg[role]{height:100%;min-height:30px}
+.strip .value{text-align:right;white-space:nowrap}
 .meter{min-width:4.5rem;margin-top:.25rem}
 details{margin-top:.35rem}
 .scroll+details,.figures+details{margin-top:.75rem}

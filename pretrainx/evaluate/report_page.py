@@ -41,18 +41,25 @@ MOST_SAMPLES = 6
 def html(report: Report) -> str:
     """The whole file. Equal reports give equal bytes: no clock is read."""
     sections = [section for section in (make(report) for make in SECTIONS) if section]
-    names = [column.name for column in report.columns]
-    title = names[0] if len(names) == 1 else " · ".join(names) if len(names) <= 4 else f"{len(names)} checkpoints"
-    created = sorted(result.created for column in report.columns for result in column.results)
+    columns, names = report.columns, [_called(report, run) for run in report.runs]
+    title = " · ".join(names) if len(names) <= 4 else f"{len(names)} runs"
+    title += f", {len(columns)} checkpoints" if len(columns) > len(names) else ""
+    created = sorted(result.created for column in columns for result in column.results)
     when = f", evaluated {created[-1][:10]}" if created else ""
-    what = f"{len(report.runs)} runs, {len(names)} checkpoints" if len(names) > 1 else f"step {report.columns[0].step:,}"
     head = tag("header", tag("p", f"pretrainx · evaluation report{when}", class_="eyebrow"), tag("h1", title), _facts(report))
     foot = tag(
         "footer",
         "Intervals are 95 % of a bootstrap over items (1,000 resamples, each group by itself); differences are paired: both models "
         "on the same resample. Each comparison stands for itself: of twenty that are nothing, about one will look sure.",
     )
-    return page(f"{title}: evaluation report", head, contents(sections), [s.html() for s in sections], foot, description=f"{title}, {what}")
+    return page(
+        f"{title}: evaluation report",
+        head,
+        contents(sections),
+        [s.html() for s in sections],
+        foot,
+        description="Evaluations with intervals, compared",
+    )
 
 
 def _facts(report: Report) -> Html | None:
