@@ -130,6 +130,14 @@ def test_other_items_are_said_and_not_compared() -> None:
     assert not any(c and (c.best or c.against_best) for c in row.cells)
 
 
+def test_windows_of_unlike_strides_are_not_compared() -> None:
+    bits = {"x": Items("ratio", ["a", "b", "c"], [3, 4, 5], [2, 2, 2])}
+    columns = [column("a", bits), column("b", bits, {"eval/x/stride": 16.0})]
+    row = reports.build(columns).rows[0]
+    assert "unlike strides (0, 16" in row.note and not any(c and (c.best or c.against_best) for c in row.cells)
+    assert reports.build([columns[1], column("c", bits, {"eval/x/stride": 16.0})]).rows[0].note == ""
+
+
 def test_a_number_without_items_is_not_the_best_of_those_with() -> None:
     columns = [column("a", {"t": mean([1, 0, 1])}), column("b", {"t": mean([1, 0, 0])}), column("c", {}, {"eval/t/accuracy": 0.99})]
     row = reports.build(columns).rows[0]

@@ -276,18 +276,21 @@ CORPORA = {"mixture": {"topics": 1.0, "short": 3.0}}
 def evaluated(cache_dir: Path) -> Callable[..., tuple[dict[str, float], dict[str, Items]]]:
     """Scores of one set of weights: `evaluated(batch size, devices, words of Evaluator, sections)`."""
 
-    def score(batch_size: int, devices: int = 1, max_rows: int = 0, **sections: Any) -> tuple[dict[str, float], dict[str, Items]]:
+    def score(
+        batch_size: int, devices: int = 1, max_rows: int = 0, stride: int = 0, **sections: Any
+    ) -> tuple[dict[str, float], dict[str, Items]]:
         checked = support.experiment(cache_dir, **({"mesh": {"data": devices}, "data": CORPORA} | sections))
         program, _ = build.from_mixture(checked, open_mixture(checked.data, "train"), jax.devices()[:devices])
         params = jax.device_put(support.numpy_params(program.skeleton), program.state_shardings.params)
         held_out = open_mixture(checked.data, "validation")
-        return Evaluator(program.skeleton, held_out, batch_size, max_rows, by_document=True).score(params)
+        return Evaluator(program.skeleton, held_out, batch_size, max_rows, stride=stride, by_document=True).score(params)
 
     return score
 
 
-def test_documents_add_up_to_the_whole(evaluated: Callable[..., Any]) -> None:
-    numbers, items = evaluated(8)
+@pytest.mark.parametrize("stride", [0, 12])
+def test_documents_add_up_to_the_whole(evaluated: Callable[..., Any], stride: int) -> None:
+    numbers, items = evaluated(8, stride=stride)
     assert set(items) == {"topics", "short", "all"}
     for name, own in items.items():
         assert sum(own.weights) == numbers[f"eval/{name}/bytes"]

@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         {
             "split": model.experiment.eval.split,
             "sequence_length": model.experiment.data.sequence_length,
+            "stride": model.experiment.eval.stride,
             "dtype": model.experiment.train.dtype,
             "data": {source.name: source.windows.cache.manifest["data_sha256"] for source in held_out.sources},
             "parameters": model.skeleton.num_params,

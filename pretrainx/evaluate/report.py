@@ -166,7 +166,11 @@ def _row(task: str, columns: Sequence[Column], seed: int) -> Row:
             cells.append(Cell(Interval(column.metrics[metric], math.nan, math.nan), 0))
         else:
             cells.append(None)
-    cells, note = _judged(cells, kept, better, seed)
+    strides = {_stride(column, task) for column, cell in zip(columns, cells, strict=True) if cell}
+    if len(strides) > 1:
+        note = f"windows of unlike strides ({', '.join(f'{x:g}' for x in sorted(strides))}; 0: none): values are not of one context"
+    else:
+        cells, note = _judged(cells, kept, better, seed)
     groups: dict[str, list[Interval | None]] = {}
     own = [results.of_groups(items, seed) if items and items.metric == names else {} for items in kept]
     for group in sorted({group for found in own for group in found}):
@@ -200,6 +204,13 @@ def _judged(cells: Sequence[Cell | None], kept: Sequence[Items | None], better: 
         cell and Cell(cell.interval, cell.items, i in value and value[i] == value[best], found.get(i)) for i, cell in enumerate(cells)
     ]
     return judged, note
+
+
+def _stride(column: Column, task: str) -> float:
+    """How far apart the windows were that a text was scored in (perplexity.py); 0: they did not overlap."""
+    if task == "all":
+        return max((value for name, value in column.metrics.items() if name.endswith("/stride")), default=0.0)
+    return column.metrics.get(f"eval/{task}/stride", 0.0)
 
 
 def _reference(task: str, metric: str, columns: Sequence[Column]) -> tuple[str, float] | None:
