@@ -25,6 +25,7 @@ from pretrainx.evaluate.sampling import Sampling
 from pretrainx.evaluate.seqio_tasks import Answers, Evaluation, as_it_is, evaluate, find_tasks
 from pretrainx.models import decoder, encoder, prefix_decoder, skeleton, t5
 from pretrainx.models.skeleton import Skeleton
+from pretrainx.objectives.interface import Prompt
 from pretrainx.parallel import layouts, mesh
 from pretrainx.parallel.shard import Partitioner
 from pretrainx.train import experiment as experiments
@@ -225,6 +226,22 @@ def test_neither_batch_nor_mesh_matters(module: str, family: str, choice: Beam |
         assert comparable(other) == comparable(found[0]) and other.metrics.keys() == found[0].metrics.keys()
         np.testing.assert_allclose(list(other.metrics.values()), list(found[0].metrics.values()), rtol=1e-5)
     assert len({e["output"] for e in found[0].examples}) > 3
+
+
+def test_what_a_prompt_says_stops_is_no_part_of_the_text(module: str) -> None:
+    """As the next sentinel of span corruption: SeqIO's vocabulary knows the end of document alone."""
+    model = build(decoder)
+    params = weights(model)
+    stops = tuple(range(3, 130))
+
+    def ask(inputs: list[int]) -> Prompt:
+        return Prompt([START, *inputs], stop=stops)
+
+    found = evaluate(task("plain", module), Answers(model, params, BYTES, ask, num_tokens=9), "validation")
+    direct = Generator(model, BYTES, ask, Sampling(0.0), 9)(params, [ids(a) for a, _ in PAIRS])
+    assert any(g.stopped and g.tokens[-1] != EOS for g in direct)
+    kept = [g.tokens[:-1] if g.stopped else g.tokens for g in direct]
+    assert [e["output"] for e in found.examples] == [BYTES.decode_bytes(t).decode("utf-8", "ignore") for t in kept]
 
 
 def test_num_examples_are_the_first(module: str) -> None:
