@@ -15,6 +15,7 @@ from pretrainx.curate.holdout import held_out
 from pretrainx.curate.readers import SPLIT_MARK, Counts, Document, Format
 from pretrainx.tasks.labelled import tables
 from pretrainx.tasks.labelled.task import FORMS, Example, Task
+from pretrainx.tasks.tfds_records import tfds_records
 
 SPLITS = ("train", "validation")
 PREPROCESS_VERSION = 1  # of what the pre-cache steps in `preprocess` put out: another number rebuilds the caches
@@ -117,8 +118,6 @@ def read_examples(name: str, corpus: Corpus, split: str, limit: int = 0) -> list
       InputError: it has no such split.
     """
     if corpus.source == "tfds":
-        from pretrainx.tasks.sources import tfds_records
-
         found: Iterator[tuple[Example, str]] = tables.examples(task_of(name, corpus), corpus.form, tfds_records(corpus, split))
     else:
         has = (SPLIT_MARK in corpus.files and _matches(corpus, split)) or (SPLIT_MARK not in corpus.files and split in splits(name, corpus))

@@ -18,6 +18,7 @@ from pretrainx.curate.readers import Counts, Document
 from pretrainx.tasks import corpora
 from pretrainx.tasks.labelled import tables
 from pretrainx.tasks.labelled.task import FEATURES
+from pretrainx.tasks.tfds_records import tfds_records
 
 Read = Callable[[str, str, tuple[int, int], Counts], Iterable[Any]]  # split, shard, (i, n) of its records, counts -> Documents, or dicts
 TEXT = ("text", "id", "origin")
@@ -126,30 +127,6 @@ def labelled(name: str, corpus: Corpus) -> DocumentSource:
     else:
         shards = {split: [str(p) for p in corpora.split_files(name, corpus, split)] for split in corpora.splits(name, corpus)}
     return DocumentSource(shards, read, ("id", "origin", *names))
-
-
-def tfds_records(corpus: Corpus, split: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """(record, its place) of a labelled data set "name/config:1.0.0" of TFDS, as plain Python values."""
-    import tensorflow_datasets as tfds
-
-    name, _, folder = corpus.files.partition("@")
-    builder = tfds.builder(name, data_dir=folder or None)
-    own = next((s for s in (split, f"{split}_matched") if s in builder.info.splits), split)  # MNLI has two of each
-    try:
-        dataset = builder.as_dataset(split=own, shuffle_files=False)
-    except (AssertionError, ValueError) as error:
-        raise InputError(f"TFDS data set {name!r}, split {split!r}: {str(error).splitlines()[0]}") from None
-    for number, example in enumerate(tfds.as_numpy(dataset), 1):
-        yield _plain(example), f"{name}[{own}], record {number}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    found = value.tolist() if hasattr(value, "tolist") else value
-    return [_plain(inner) for inner in found] if isinstance(found, list) else found.decode() if isinstance(found, bytes) else found
 
 
 def from_function(fn: Callable[[str], Iterable[Any]], splits: Sequence[str] = ("train",)) -> DocumentSource:
