@@ -1,5 +1,6 @@
 """Resume is exact: a run stopped at any step and continued ends in the same bytes as one never stopped."""
 
+import asyncio
 import dataclasses
 import json
 import shutil
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from support import BYTES, documents, experiment, metrics, write_split
 
@@ -100,6 +102,23 @@ def test_what_was_written_after_the_checkpoint_is_lived_again(
     with open(folder / "metrics.jsonl", "a") as stream:
         stream.write('{"step": 13, "train/lo')
     same(run(cache_dir, folder), folder, unbroken)
+
+
+def test_facts_are_those_of_the_save(cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written while the training goes on, perhaps late: what it changes meanwhile belongs to later checkpoints."""
+    write = ocp.JsonCheckpointHandler._save_fn
+
+    async def write_late(*arguments: Any) -> None:
+        await asyncio.sleep(0.3)
+        await write(*arguments)
+
+    monkeypatch.setattr(ocp.JsonCheckpointHandler, "_save_fn", write_late)
+    state = loop.prepare(experiment(cache_dir), tmp_path / "run").program.init_state()
+    checkpoints, pending = Checkpoints(tmp_path / "checkpoints"), [{"loss": 1.0}]
+    checkpoints.save(state, 1, {"pending": pending})
+    pending.append({"loss": 2.0})
+    checkpoints.close()
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).facts(1) == {"pending": [{"loss": 1.0}]}
 
 
 @pytest.mark.slow

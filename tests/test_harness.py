@@ -317,8 +317,12 @@ def test_each_kind_of_model_answers_what_it_can() -> None:
     long, short = documents()[0][: 3 * WINDOW], documents()[0][2 * WINDOW : 3 * WINDOW]
     made = translator.generate_until([(long, {"max_gen_toks": 5}), (short, {"max_gen_toks": 5})])
     assert made[0] == made[1]  # the encoder reads the end of a long text
-    with pytest.raises(InputError, match="an encoder with a decoder is not scored"):
-        translator.require(["multiple_choice"])
+    translator.require(["multiple_choice"])
+    assert translator.way == "encoder_decoder" and translator.loglikelihood([("a b", " c")])[0][0] < 0
+    with pytest.raises(InputError, match="read encoder_decoder, a model has no perplexity"):
+        translator.require(["loglikelihood_rolling"])
+    with pytest.raises(InputError, match="trained on nothing that tells how likely a text is"):
+        Answers(pair, BYTES, {}, objectives("denoising")).require(["multiple_choice"])
     both = build(prefix_decoder)
     assert Answers(both, BYTES, {}, objectives("prefix")).way == "prefix"
     assert Answers(both, BYTES, {}, objectives("causal", "prefix")).way == "causal"

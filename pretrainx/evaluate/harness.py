@@ -166,7 +166,7 @@ class Answers:
     def way(self) -> str:
         model = self.skeleton.config
         ways = ways_of(model)
-        if self.given_way is None and "prefix" in ways:
+        if self.given_way is None and {"prefix", "encoder_decoder"} & set(ways):
             return way_for(model, self.objectives())
         chosen = self.given_way or (ways[0] if ways else "causal")
         require_way(chosen, model, self.vocabulary)
@@ -178,7 +178,7 @@ class Answers:
 
     @cached_property
     def rolling_scorer(self) -> RollingScorer:
-        if SIGHT_OF[self.way] == "bidirectional":
+        if SIGHT_OF[self.way] not in ("causal", "prefix"):
             raise InputError(f"loglikelihood_rolling: read {self.way}, a model has no perplexity of whole texts; score it on choices")
         return RollingScorer(self.skeleton, self.vocabulary, self.batch_size, self.way, self.window, self.show)
 

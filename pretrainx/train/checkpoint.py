@@ -3,6 +3,7 @@
 Orbax writes into a temporary folder and renames it when all is there, so a step that exists is whole.
 """
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Checkpoints:
     def save(self, state: State, step: int, facts: dict[str, Any]) -> None:
         """Starts the save; returns when the arrays are copied to the host, long before they are on disk."""
         assert self._manager is not None
+        facts = copy.deepcopy(facts)  # it is written behind the training, which goes on to change what it was given
         rest = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
         self._manager.save(
             step,
