@@ -58,11 +58,11 @@ def main(argv: list[str] | None = None) -> int:
     tasks = [read_task(name, kind, pattern, fields[name], args.limit) for name, (kind, pattern) in named.items()]
 
     from pretrainx.evaluate import results
-    from pretrainx.evaluate.likelihood import Scorer
+    from pretrainx.evaluate.likelihood import Scorer, natural_way
     from pretrainx.train import trained
 
     model = trained.load(args.workdir, args.step, config)
-    way = args.way or natural_way(model)
+    way = args.way or natural_way(model.skeleton.config, lambda: list(trained.objectives_of(model).values()))
     section = model.experiment
     batch_size = section.eval.batch_size or section.train.batch_size
     scorer = Scorer(model.skeleton, model.vocabulary, batch_size, way, section.data.sequence_length, show=True)
@@ -115,17 +115,6 @@ def split_fields(words: list[str], tasks: dict[str, Any]) -> dict[str, dict[str,
             raise InputError(f"--fields {word!r}: no task of that name; {nearest(name, found)}")
         found[name][role] = key
     return found
-
-
-def natural_way(model: Any) -> str:
-    """What the run was trained for; where the model can be read one way only, its data need not be here to tell."""
-    from pretrainx.evaluate.likelihood import way_for, ways_of
-    from pretrainx.train import trained
-
-    ways = ways_of(model.skeleton.config)
-    if not {"prefix", "encoder_decoder"} & set(ways):
-        return ways[0] if ways else "causal"
-    return way_for(model.skeleton.config, list(trained.objectives_of(model).values()))
 
 
 def show(title: str, tasks: list[Any], found: dict[str, float], by_group: bool) -> None:

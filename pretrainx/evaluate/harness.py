@@ -31,7 +31,7 @@ from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.logs import log
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.evaluate.generate import Generator, prompter
-from pretrainx.evaluate.likelihood import SIGHT_OF, Item, Likelihood, Row, Scorer, Spelling, require_way, way_for, ways_of
+from pretrainx.evaluate.likelihood import SIGHT_OF, Item, Likelihood, Row, Scorer, Spelling, natural_way, require_way
 from pretrainx.evaluate.sampling import Sampling
 from pretrainx.models.skeleton import Params, Skeleton
 from pretrainx.objectives.interface import Objective, Prompt
@@ -165,10 +165,7 @@ class Answers:
     @cached_property
     def way(self) -> str:
         model = self.skeleton.config
-        ways = ways_of(model)
-        if self.given_way is None and {"prefix", "encoder_decoder"} & set(ways):
-            return way_for(model, self.objectives())
-        chosen = self.given_way or (ways[0] if ways else "causal")
+        chosen = self.given_way or natural_way(model, self.objectives)
         require_way(chosen, model, self.vocabulary)
         return chosen
 

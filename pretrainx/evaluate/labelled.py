@@ -4,8 +4,9 @@ Examples are read from their files here, so that neither a token cache nor label
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from pretrainx.evaluate.sampling import Sampling
 from pretrainx.models.skeleton import Params, Skeleton
 from pretrainx.objectives.interface import Features
 from pretrainx.parallel import multihost
+from pretrainx.parallel.shard import Partitioner
 from pretrainx.tasks.labelled.task import FEATURES, Example, Form, Task
 
 SPARE_TOKENS = 2  # beyond the longest answer, before a text that does not end is cut
@@ -54,34 +56,36 @@ def records_of(task: Task, form: Form, examples: Sequence[Example], vocabulary: 
     return [{name: feature(example, name) for name in FEATURES[form]} for example in examples]
 
 
+def device_batches(
+    partitioner: Partitioner, objective: Any, records: Sequence[dict[str, np.ndarray]], batch_size: int, show: str = ""
+) -> Iterator[tuple[dict[str, jax.Array], Features, int]]:
+    """(batch on the mesh, the same on the host, its rows that count) of records in order; rows beyond them repeat the last.
+
+    `batch_size` is rounded up to what the mesh's batch shards divide.
+    """
+    size = -(-batch_size // partitioner.batch_shards) * partitioner.batch_shards
+    starts: Any = range(0, len(records), size)
+    for start in progress(starts, len(starts), show, "batches") if show else starts:
+        rows = [objective.example(record, np.random.default_rng(0)) for record in records[start : start + size]]
+        count = len(rows)
+        rows += [rows[-1]] * (size - count)
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        shardings = {name: partitioner.batch(array.ndim) for name, array in batch.items()}
+        yield multihost.to_global(batch, np.arange(size), size, shardings), batch, count
+
+
 class Classifier:
     """`classifier(params, records) -> float64 [N, C]`: the head's outputs. The result does not depend on batch size or mesh."""
 
     def __init__(self, skeleton: Skeleton, objective: Any, batch_size: int, show: str = ""):
         partitioner = skeleton.partitioner
-        self.skeleton, self.objective, self.show = skeleton, objective, show
-        self.batch_size = -(-batch_size // partitioner.batch_shards) * partitioner.batch_shards
+        self.batches = partial(device_batches, partitioner, objective, batch_size=batch_size, show=show)
         self.run = jax.jit(
             lambda params, batch: skeleton.merge(params)(batch).heads["classes"](), out_shardings=partitioner.replicated
         )  # fmt: skip
 
-    def batch(self, records: Sequence[dict[str, np.ndarray]]) -> Features:
-        """A whole batch; rows beyond the records repeat the last."""
-        rows = [self.objective.example(record, np.random.default_rng(0)) for record in records]
-        rows += [rows[-1]] * (self.batch_size - len(rows))
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
     def __call__(self, params: Params, records: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
-        starts: Any = range(0, len(records), self.batch_size)
-        if self.show:
-            starts = progress(starts, len(starts), self.show, "batches")
-        found = []
-        for start in starts:
-            some = records[start : start + self.batch_size]
-            batch = self.batch(some)
-            shardings = {name: self.skeleton.partitioner.batch(array.ndim) for name, array in batch.items()}
-            on_device = multihost.to_global(batch, np.arange(self.batch_size), self.batch_size, shardings)
-            found.append(np.asarray(self.run(params, on_device), np.float64)[: len(some)])
+        found = [np.asarray(self.run(params, batch), np.float64)[:count] for batch, _, count in self.batches(records=records)]
         return np.concatenate(found)
 
 

@@ -107,6 +107,14 @@ def way_for(model: Any, objectives: Sequence[Objective]) -> str:
     raise InputError(f"model.name {model.name!r}: it was trained on nothing that tells how likely a text is{said}")
 
 
+def natural_way(model: Any, objectives: Callable[[], Sequence[Objective]]) -> str:
+    """What a model was trained for. Where it can be read one way only, `objectives` are not asked for: their data need not be here."""
+    ways = ways_of(model)
+    if not {"prefix", "encoder_decoder"} & set(ways):
+        return ways[0] if ways else "causal"
+    return way_for(model, objectives())
+
+
 def ways_of(model: Any) -> list[str]:
     """Those that its attention allows."""
     return [way for way, sight in SIGHT_OF.items() if sight in model.sights]

@@ -16,13 +16,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from pretrainx.core.logs import progress
 from pretrainx.core.rng import generator, key_of
+from pretrainx.evaluate.labelled import device_batches
 from pretrainx.models.heads import ClassHead
 from pretrainx.models.skeleton import Params, Skeleton
 from pretrainx.objectives.losses import class_cross_entropy, squared_error
 from pretrainx.optim import schedules
-from pretrainx.parallel import multihost
 
 TRAINABLE = ("class_head/*",)  # the config of a frozen trunk
 
@@ -42,7 +41,6 @@ def features(
 ) -> Features:
     """The trunk's hidden states of labelled records: of every token for attention pooling, else pooled."""
     config, partitioner = skeleton.config, skeleton.partitioner
-    batch_size = -(-batch_size // partitioner.batch_shards) * partitioner.batch_shards
     every = config.pooling == "attention"
 
     def read(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
@@ -51,17 +49,12 @@ def features(
         return hidden if every else model.class_head.pool(hidden, real)[:, None]
 
     run = jax.jit(read, out_shardings=partitioner.replicated)
-    rows = [objective.example(record, np.random.default_rng(0)) for record in records]
-    made = []
-    for start in progress(range(0, len(rows), batch_size), -(-len(rows) // batch_size), what, "batches"):
-        some = rows[start : start + batch_size]
-        some = some + [some[-1]] * (batch_size - len(some))
-        batch = {name: np.stack([row[name] for row in some]) for name in rows[0]}
-        shardings = {name: partitioner.batch(array.ndim) for name, array in batch.items()}
-        made.append(np.asarray(run(params, multihost.to_global(batch, np.arange(batch_size), batch_size, shardings)), np.float32))
-    hidden = np.concatenate(made)[: len(rows)]
-    real = np.stack([row["segment_ids"] > 0 for row in rows]) if every else np.ones((len(rows), 1), bool)
-    return Features(hidden, real, np.stack([row["class_label"] for row in rows]), np.stack([row["class_weights"] for row in rows]))
+    parts: list[tuple[np.ndarray, ...]] = []
+    for batch, rows, count in device_batches(partitioner, objective, records, batch_size, what):
+        hidden = np.asarray(run(params, batch), np.float32)
+        real = rows["segment_ids"] > 0 if every else np.ones((len(hidden), 1), bool)
+        parts.append(tuple(x[:count] for x in (hidden, real, rows["class_label"], rows["class_weights"])))
+    return Features(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
