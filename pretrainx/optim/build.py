@@ -18,8 +18,7 @@ def trainable(dims: Params, patterns: Sequence[str]) -> Params:
     Raises:
       InputError: a pattern matches no weight.
     """
-    paths: list[str] = []
-    map_paths(lambda path, _: paths.append(path), dims)
+    paths = paths_of(dims)
     for pattern in patterns:
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise InputError(f"optim.trainable: no weight matches {pattern!r}; weights are {', '.join(sorted(paths))}")
@@ -44,7 +43,9 @@ def scale_by_depth(decay: float, dims: Params, abstract: Params) -> optax.Gradie
 
     Layers of a stack lie along the first dim of its weights, so their factors are a vector.
     """
-    depths = [leaf.shape[0] for leaf, d in zip(jax.tree.leaves(abstract), leaves(dims), strict=True) if "layers" in d]
+    shapes = dict(zip(paths_of(dims), jax.tree.leaves(abstract), strict=True))
+    depths: list[int] = []
+    map_paths(lambda path, own: depths.append(shapes[path].shape[0]) if "layers" in own else None, dims)
     most = max(depths, default=0)
 
     def factor(path: str, own: tuple[str | None, ...], leaf: Any) -> Any:
@@ -53,7 +54,6 @@ def scale_by_depth(decay: float, dims: Params, abstract: Params) -> optax.Gradie
             return jnp.asarray([decay ** (count - i) for i in range(count)], jnp.float32).reshape(-1, *[1] * (leaf.ndim - 1))
         return decay ** (most + 1) if "embed" in path.rpartition("/")[0].split("/")[0] or path.endswith("embedding") else 1.0
 
-    shapes = dict(zip(paths_of(dims), jax.tree.leaves(abstract), strict=True))
     factors = map_paths(lambda path, own: factor(path, own, shapes[path]), dims)
 
     def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
@@ -69,7 +69,3 @@ def paths_of(dims: Params) -> list[str]:
     found: list[str] = []
     map_paths(lambda path, _: found.append(path), dims)
     return found
-
-
-def leaves(dims: Params) -> list[tuple[str | None, ...]]:
-    return jax.tree.leaves(dims, is_leaf=lambda x: isinstance(x, tuple))
