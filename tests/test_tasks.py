@@ -127,7 +127,7 @@ def test_splits_by_name(tmp_path: Path, registry: Any) -> None:
 def test_a_python_function_is_a_source(registry: Any) -> None:
     import seqio
 
-    from pretrainx.curate.readers import Document
+    from pretrainx.curate.documents import Document
     from pretrainx.tasks import sources
 
     def texts(split: str) -> Iterator[Any]:

@@ -17,20 +17,12 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from pretrainx.core.errors import InputError, nearest
+from pretrainx.curate.documents import Document
 
 SPLIT_MARK = "{split}"  # stands for train or validation in a glob
 PARQUET_ROWS = 64  # rows decoded at once: bounds memory at this many of the longest documents
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SURROGATES = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text with a name; `origin` is "<file path>#<record number>"."""
-
-    id: str
-    text: str
-    origin: str
 
 
 @dataclass

@@ -11,8 +11,9 @@ from pathlib import Path
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.sections import Corpus, Data
 from pretrainx.curate import readers
+from pretrainx.curate.documents import Document
 from pretrainx.curate.holdout import held_out
-from pretrainx.curate.readers import SPLIT_MARK, Counts, Document, Format
+from pretrainx.curate.readers import SPLIT_MARK, Counts, Format
 from pretrainx.tasks.labelled import tables
 from pretrainx.tasks.labelled.task import FORMS, Example, Task
 from pretrainx.tasks.tfds_records import tfds_records

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.sections import Corpus, Data
-from pretrainx.curate.readers import Counts, Document
+from pretrainx.curate.documents import Document
+from pretrainx.curate.readers import Counts
 from pretrainx.tasks import corpora
 from pretrainx.tasks.labelled import tables
 from pretrainx.tasks.labelled.task import FEATURES
