@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Document:
     """One text with a name; `origin` is "<file path>#<record number>", `source` the collection that it is from."""
 
