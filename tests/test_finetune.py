@@ -22,7 +22,7 @@ from pretrainx.models import lora
 from pretrainx.models.skeleton import Skeleton, flatten
 from pretrainx.optim import build as optimizers
 from pretrainx.tasks import corpora
-from pretrainx.tasks.labelled import tables
+from pretrainx.tasks.labelled import scoring, tables
 from pretrainx.train import experiment as experiments
 from pretrainx.train import finetune, loop, probe, trained
 from pretrainx.train.build import Program
@@ -357,8 +357,8 @@ def test_epochs_of_the_probe() -> None:
 # ---- scores and files for leaderboards
 
 
-def says(*outputs: Any) -> list[labelled.Prediction]:
-    return [labelled.Prediction(text=o) if isinstance(o, str) else labelled.Prediction(outputs=np.asarray(o, np.float64)) for o in outputs]
+def says(*outputs: Any) -> list[scoring.Prediction]:
+    return [scoring.Prediction(text=o) if isinstance(o, str) else scoring.Prediction(outputs=np.asarray(o, np.float64)) for o in outputs]
 
 
 def examples_of(name: str, form: Any, *records: dict[str, Any]) -> tuple[Any, list[Any]]:
@@ -373,22 +373,22 @@ def test_scores_by_hand() -> None:
         *({"premise": "p.", "choice1": "A", "choice2": "B", "question": "cause", "label": n, "idx": n} for n in (0, 1)),
     )
     made = says([0, 1], [0, 3], [0, 1], [0, 3])  # the second alternative twice, right once
-    assert labelled.score(task, "classes", examples, made) == {"accuracy": 0.5, "items": 4.0}
+    assert scoring.score(task, "classes", examples, made) == {"accuracy": 0.5, "items": 4.0}
     task, examples = examples_of(
         "superglue_cb", "words", *({"premise": "p", "hypothesis": "h", "label": n, "idx": n} for n in (0, 1, 2, 1))
     )
-    found = labelled.score(task, "words", examples, says("entailment", "contradiction", "no label", "neutral"))
+    found = scoring.score(task, "words", examples, says("entailment", "contradiction", "no label", "neutral"))
     assert found["accuracy"] == 0.5
     assert found["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
     task, examples = examples_of(
         "glue_stsb", "words", *({"sentence1": "a", "sentence2": "b", "label": x, "idx": 0} for x in (1.0, 2.0, 4.0))
     )
-    assert labelled.score(task, "words", examples, says("1.0", "2.0", "4.0"))["pearson_spearman"] == pytest.approx(1)
+    assert scoring.score(task, "words", examples, says("1.0", "2.0", "4.0"))["pearson_spearman"] == pytest.approx(1)
     record = {"passage": "p", "query": "@placeholder", "entities": ["x", "y"], "answers": ["y"], "idx": {"passage": 0, "query": 0}}
     task, examples = examples_of("superglue_record", "classes", record)
-    assert labelled.score(task, "classes", examples, says([0, -1], [0, 2])) == {"f1": 1.0, "em": 1.0, "items": 2.0}
+    assert scoring.score(task, "classes", examples, says([0, -1], [0, 2])) == {"f1": 1.0, "em": 1.0, "items": 2.0}
     with pytest.raises(InputError, match="not known; ask for a submission"):
-        labelled.score(task, "classes", [replace(e, answers=()) for e in examples], says([0, 1], [0, 1]))
+        scoring.score(task, "classes", [replace(e, answers=()) for e in examples], says([0, 1], [0, 1]))
 
 
 def test_files_for_leaderboards(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ RANK = {
     "objectives": 1,
     "parallel": 1,
     "optim": 1,
+    "metrics": 1,
     "tasks": 2,
     "models": 2,
     "interop": 3,

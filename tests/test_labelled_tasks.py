@@ -237,3 +237,69 @@ def test_real_copa() -> None:
     examples = corpora.read_examples("copa", corpus, "train")
     assert len(examples) == 200
     assert all(sum(e.label for e in examples[i : i + 2]) == 1 for i in range(0, 200, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "records", "said", "metrics"),
+    [
+        (
+            "superglue_rte",
+            [{"premise": "a", "hypothesis": "b", "label": n % 2, "idx": n} for n in range(4)],
+            ["entailment", " not_entailment ", "not_entailment", "what?"],  # 0 1 0 1: two right, a stray text is wrong
+            {"accuracy": 0.5, "items": 4.0},
+        ),
+        (
+            "glue_stsb",
+            [{"sentence1": "a", "sentence2": "b", "label": x, "idx": 0} for x in (1.04, 2.5, 4.0)],
+            ["1.0", "2.0", "3.0"],
+            # of the scores as published, not of the fifths that are written: cov([-1.473, -0.013, 1.487], [-1, 0, 1])
+            {"pearson": (1.4733333 + 1.4866667) / (2 * (1.4733333**2 + 0.0133333**2 + 1.4866667**2)) ** 0.5, "spearman": 1.0},
+        ),
+        (
+            "superglue_multirc",
+            [
+                {"paragraph": "p", "question": "q", "answer": "a", "label": label, "idx": {"paragraph": 0, "question": q, "answer": a}}
+                for q, a, label in ((0, 0, 1), (0, 1, 0), (1, 0, 1), (1, 1, 1))
+            ],
+            ["True", "False", "True", "False"],  # the first question right, the second half; 2 of 3 found, none too many
+            {"em": 0.5, "f1a": 0.8},
+        ),
+        (
+            "superglue_record",
+            [{"passage": "p", "query": "@placeholder", "entities": ["Ann", "the Bob", "Cy"], "answers": ["Ann", "the Bob"],
+              "idx": {"passage": 0, "query": 0}},
+             {"passage": "p", "query": "@placeholder", "entities": ["Ann", "Cy"], "answers": ["Cy"], "idx": {"passage": 0, "query": 1}}],
+            None,  # each example is answered "bob": of the first query accepted, articles aside, whichever target the example writes
+            {"em": 0.5, "f1": 0.5},
+        ),
+    ],
+)  # fmt: skip
+def test_tasks_in_words_are_scored_by_seqios_own_evaluator(
+    tmp_path: Path, task: str, records: list[dict[str, Any]], said: list[str] | None, metrics: dict[str, float]
+) -> None:
+    seqio = pytest.importorskip("seqio", reason="needs pretrainx[tasks]")
+    from pretrainx.tasks import registry
+
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    corpus = Corpus(files=str(tmp_path / "{split}.jsonl"), task=task, form="words")
+    data = Data(mixture={"mine": 1.0}, corpora={"mine": corpus}, vocabulary="bytes")
+    made = registry.make_task("mine", data)
+    vocabulary = made.output_features["targets"].vocabulary
+
+    def predict(dataset: Any, _: Any = None) -> list[tuple[int, list[int]]]:
+        numbers = [int(number) for number, _ in dataset.as_numpy_iterator()]
+        rows = [vocabulary.encode("bob" if said is None else said[number]) for number in numbers]
+        width = max(map(len, rows)) + 1
+        return [(number, row + [1] + [0] * (width - len(row) - 1)) for number, row in zip(numbers, rows, strict=True)]
+
+    seqio.TaskRegistry.add_provider("mine", made)
+    try:
+        converter = seqio.EncDecFeatureConverter(pack=False)
+        evaluator = seqio.Evaluator("mine", converter, "validation", logger_cls=[], log_dir=str(tmp_path))
+        found, _ = evaluator.evaluate(compute_metrics=True, predict_fn=predict, predict_with_aux_fn=predict, score_fn=predict)
+        values = found.result()["mine"]
+    finally:
+        seqio.TaskRegistry.remove("mine")
+    assert {name: float(getattr(values[name], "value", values[name])) for name in metrics} == pytest.approx(metrics, abs=1e-6)

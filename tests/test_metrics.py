@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from support import ROOT
 
 from pretrainx.core.errors import InputError
-from pretrainx.evaluate.metrics import labels, leaderboards, text
-from pretrainx.evaluate.metrics.leaderboards import glue_score, superglue_score
+from pretrainx.metrics import labels, leaderboards, text
+from pretrainx.metrics.leaderboards import glue_score, superglue_score
 
 WORDS = st.sampled_from(["a", "an", "the", "The", "cat", "Cat,", "sat.", "on", "mat!", "dog's", "(x)", "3.5", "é", "—", "\t\n"])
 TEXT = st.lists(WORDS, max_size=7).map(" ".join)
@@ -319,7 +319,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, module: str
 
 def test_no_heavy_library_comes_with_the_metrics() -> None:
     code = (
-        "import sys, pretrainx.evaluate.metrics.text, pretrainx.evaluate.metrics.labels, pretrainx.evaluate.metrics.leaderboards\n"
+        "import sys, pretrainx.metrics.text, pretrainx.metrics.labels, pretrainx.metrics.leaderboards\n"
         "print([m for m in ('tensorflow', 'seqio', 'jax', 'sacrebleu', 'rouge_score', 'sklearn', 'scipy') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout == "[]\n"

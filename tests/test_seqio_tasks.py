@@ -20,9 +20,9 @@ from pretrainx.core.sections import Data
 from pretrainx.evaluate import seqio_tasks
 from pretrainx.evaluate.beam import Beam
 from pretrainx.evaluate.generate import Generator
-from pretrainx.evaluate.metrics import labels, text
 from pretrainx.evaluate.sampling import Sampling
 from pretrainx.evaluate.seqio_tasks import Answers, Evaluation, as_it_is, evaluate, find_tasks
+from pretrainx.metrics import labels, text
 from pretrainx.models import decoder, encoder, prefix_decoder, skeleton, t5
 from pretrainx.models.skeleton import Skeleton
 from pretrainx.objectives.interface import Prompt
@@ -37,7 +37,7 @@ MODULE = f'''
 import functools
 import seqio
 import tensorflow as tf
-from pretrainx.evaluate.metrics import labels, text
+from pretrainx.metrics import labels, text
 
 PAIRS = {PAIRS!r}
 BYTES = seqio.ByteVocabulary()

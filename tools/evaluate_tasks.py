@@ -15,7 +15,7 @@ from pretrainx.core.logs import log
 
 EPILOG = """A module registers the Tasks, as for t5 and t5x: features `inputs` and `targets`, a `postprocess_fn`, and `metric_fns` of
 (targets, predictions), (targets, scores) or (targets, predictions, aux_values). Metrics that need no TensorFlow are in
-pretrainx.evaluate.metrics: text.bleu, text.rouge, text.squad, labels.accuracy, labels.multirc and others.
+pretrainx.metrics: text.bleu, text.rouge, text.squad, labels.accuracy, labels.multirc and others.
 
 inputs go in unchanged: into the encoder, or, in a model without one, before what it writes. --objective prompts as one of the
 run's objectives does instead (a model that was only ever trained on span corruption fills in a sentinel).

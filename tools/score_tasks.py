@@ -55,6 +55,7 @@ def score_run(model: Any, folder: Path, args: argparse.Namespace) -> dict[str, d
     from pretrainx.evaluate import labelled, submission
     from pretrainx.objectives.examples import make_objective
     from pretrainx.tasks import corpora
+    from pretrainx.tasks.labelled import scoring
 
     data, found = model.experiment.data, {}
     objectives = {corpus: objective for corpus, objective in parse_mixture(data)}
@@ -83,7 +84,7 @@ def score_run(model: Any, folder: Path, args: argparse.Namespace) -> dict[str, d
             path = submission.write(args.submission, name, task, corpus.form, examples, made)
             log(f"{name}: {len(made):,} answers in {path}")
         if not args.submission or args.split != "test":
-            found[name] = labelled.score(task, corpus.form, examples, made)
+            found[name] = scoring.score(task, corpus.form, examples, made)
             keep(model, folder, name, args, found[name], labelled.credits(task, corpus.form, examples, made))
     return found
 
@@ -102,7 +103,7 @@ def keep(model: Any, folder: Path, name: str, args: argparse.Namespace, metrics:
 
 def leaderboards(found: dict[str, dict[str, float]]) -> dict[str, float]:
     """{"glue" or "superglue": score} of the boards all of whose tasks are there."""
-    from pretrainx.evaluate.metrics.leaderboards import glue_score, superglue_score
+    from pretrainx.metrics.leaderboards import glue_score, superglue_score
 
     boards = {}
     for prefix, score in (("glue", glue_score), ("superglue", superglue_score)):

@@ -21,8 +21,8 @@ from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.evaluate.beam import Beam
 from pretrainx.evaluate.generate import Generation, Generator
 from pretrainx.evaluate.likelihood import Scorer
-from pretrainx.evaluate.metrics import text
 from pretrainx.evaluate.sampling import Sampling
+from pretrainx.metrics import text
 from pretrainx.models.skeleton import Params, Skeleton
 from pretrainx.objectives.interface import Prompt
 
@@ -111,7 +111,7 @@ def _check(task: Any, split: str, vocabulary: Vocabulary) -> None:
         raise InputError(f"Task {task.name!r} has no split {split!r}; {nearest(split, task.splits)}")
     kinds = _kinds(task)
     if not kinds:
-        raise InputError(f"Task {task.name!r} has no metrics: give it metric_fns, such as pretrainx.evaluate.metrics.text.squad")
+        raise InputError(f"Task {task.name!r} has no metrics: give it metric_fns, such as pretrainx.metrics.text.squad")
     for kind in kinds:
         if kind not in (known := _known_kinds()):
             raise InputError(f"Task {task.name!r} has a metric of {kind}; accepted are {', '.join(map(str, known))}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pretrainx.core import files
 from pretrainx.core.errors import InputError
-from pretrainx.evaluate.labelled import Prediction, preference, said
+from pretrainx.tasks.labelled.scoring import Prediction, preference, said
 from pretrainx.tasks.labelled.task import Example, Form, Task
 
 

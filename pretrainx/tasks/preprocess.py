@@ -33,7 +33,7 @@ def tokenize_features(dataset: tf.data.Dataset, output_features: Mapping[str, se
         made = {name: output_features[name].vocabulary.encode_tf(example[name]) for name in texts}
         if "label" in output_features:
             made["label"] = tf.strings.to_number(tf.strings.bytes_split(example["label"]), tf.int32)
-        num_bytes = tf.add_n([tf.cast(tf.strings.length(example[name]), tf.int64) for name in texts])
-        return {"id": example["id"], "origin": example["origin"], **made, "num_bytes": num_bytes}
+        made["num_bytes"] = tf.add_n([tf.cast(tf.strings.length(example[name]), tf.int64) for name in texts])
+        return {name: example[name] for name in ("id", "origin", "facts") if name in example} | made
 
     return dataset.map(tokenize, num_parallel_calls=tf.data.AUTOTUNE)

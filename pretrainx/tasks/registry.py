@@ -12,6 +12,7 @@ import seqio
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.sections import Corpus, Data
 from pretrainx.tasks import corpora, mixtures, preprocess, sources, vocabularies, vocabulary_spec
+from pretrainx.tasks.labelled import scoring
 from pretrainx.tasks.labelled.task import FEATURES
 from pretrainx.tasks.mixtures import split_name
 from pretrainx.tasks.objective_step import with_objective
@@ -42,11 +43,17 @@ def make_task(name: str, data: Data, beside: Iterable[str] = ()) -> seqio.Task:
 
 
 def labelled_task(name: str, corpus: Corpus, data: Data, vocabulary: seqio.Vocabulary) -> seqio.Task:
-    """The Task of a labelled corpus: texts as ids; a label as its decimal digits, or the answer as a text that ends."""
+    """The Task of a labelled corpus: texts as ids; a label as its decimal digits, or the answer as a text that ends.
+
+    In form "words" it scores what a model writes as its leaderboard does, under `seqio.Evaluator` too.
+    """
     texts = [feature for feature in FEATURES[corpus.form] if feature != "label"]
     features = {feature: seqio.Feature(vocabulary, add_eos=feature in ("inputs", "targets"), required=False) for feature in texts}
     if corpus.form == "classes":
         features["label"] = seqio.Feature(seqio.PassThroughVocabulary(10), add_eos=False, required=False)
+    in_words: dict[str, Any] = {}
+    if corpus.form == "words":
+        in_words = {"postprocess_fn": scoring.postprocess, "metric_fns": [scoring.metric_of(corpora.task_of(name, corpus))]}
     return seqio.Task(
         name,
         source=sources.from_corpus(name, data),
@@ -56,6 +63,7 @@ def labelled_task(name: str, corpus: Corpus, data: Data, vocabulary: seqio.Vocab
             seqio.CacheDatasetPlaceholder(),
             seqio.preprocessors.append_eos,
         ],
+        **in_words,
     )
 
 

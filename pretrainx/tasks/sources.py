@@ -17,7 +17,7 @@ from pretrainx.core.sections import Corpus, Data
 from pretrainx.curate.documents import Document
 from pretrainx.curate.readers import Counts
 from pretrainx.tasks import corpora
-from pretrainx.tasks.labelled import tables
+from pretrainx.tasks.labelled import scoring, tables
 from pretrainx.tasks.labelled.task import FEATURES
 from pretrainx.tasks.tfds_records import tfds_records
 
@@ -112,6 +112,7 @@ def labelled(name: str, corpus: Corpus) -> DocumentSource:
     """Labelled examples of a corpus's form, as strings by feature."""
     task = corpora.task_of(name, corpus)
     names = FEATURES[corpus.form]
+    facts = ("facts",) if corpus.form == "words" else ()
 
     def read(split: str, shard: str, part: tuple[int, int], counts: Counts) -> Iterator[dict[str, str]]:
         if corpus.source == "tfds":
@@ -121,13 +122,18 @@ def labelled(name: str, corpus: Corpus) -> DocumentSource:
         for example, place in found:
             counts.documents += 1
             features = {feature: example.feature(feature, task.measure) for feature in names}
-            yield {"id": example.id, "origin": place.replace(", record ", "#"), **features}
+            yield {
+                "id": example.id,
+                "origin": place.replace(", record ", "#"),
+                **features,
+                **{key: scoring.facts(example) for key in facts},
+            }
 
     if corpus.source == "tfds":
         shards = {split: [split] for split in corpora.SPLITS}
     else:
         shards = {split: [str(p) for p in corpora.split_files(name, corpus, split)] for split in corpora.splits(name, corpus)}
-    return DocumentSource(shards, read, ("id", "origin", *names))
+    return DocumentSource(shards, read, ("id", "origin", *names, *facts))
 
 
 def from_function(fn: Callable[[str], Iterable[Any]], splits: Sequence[str] = ("train",)) -> DocumentSource:

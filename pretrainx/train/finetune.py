@@ -21,6 +21,7 @@ from pretrainx.core.sections import Corpus
 from pretrainx.data.mixture_spec import parse_mixture
 from pretrainx.evaluate import labelled
 from pretrainx.tasks import corpora
+from pretrainx.tasks.labelled import scoring
 from pretrainx.tasks.labelled.task import Example, Task
 from pretrainx.train import experiment as experiments
 from pretrainx.train import loop, probe
@@ -110,7 +111,7 @@ def scored(run: Run, config: Config, splits: Sequence[str]) -> dict[str, Metrics
             program.skeleton, run.state.params, program.vocabulary, objective, target.task, target.corpus.form, examples,
             program.experiment.eval.batch_size or program.experiment.train.batch_size,
         )  # fmt: skip
-        found[split] = labelled.score(target.task, target.corpus.form, examples, made)
+        found[split] = scoring.score(target.task, target.corpus.form, examples, made)
     return found
 
 
@@ -139,8 +140,8 @@ def probes(config: Config, folder: Path, seeds: Sequence[int], peak_lrs: Sequenc
     for split in splits:
         examples, data = features(split)
         for own, outputs in zip(scores, head.predict(fitted, data), strict=True):
-            made = [labelled.Prediction(outputs=row) for row in outputs]
-            own[split] = labelled.score(target.task, target.corpus.form, examples, made)
+            made = [scoring.Prediction(outputs=row) for row in outputs]
+            own[split] = scoring.score(target.task, target.corpus.form, examples, made)
     return [Cell(lr, seed, own) for (lr, seed), own in zip(runs, scores, strict=True)]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pretrainx.core.errors import InputError
-from pretrainx.evaluate.metrics.pairs import by_group, require_pairs, value
-from pretrainx.evaluate.metrics.text import answer_f1, answer_match, best_of
+from pretrainx.metrics.pairs import by_group, require_pairs, value
+from pretrainx.metrics.text import answer_f1, answer_match, best_of
 
 Metric = Callable[[Sequence[Any], Sequence[Any]], dict[str, float]]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pretrainx.core.errors import InputError
-from pretrainx.evaluate.metrics.pairs import require_pairs
+from pretrainx.metrics.pairs import require_pairs
 
 References = str | Sequence[str]
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeLsum")
