@@ -111,10 +111,10 @@ def environment(devices: int = 1) -> dict[str, str]:
     return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 
-def command(*words: str | Path, devices: int = 1) -> subprocess.Popen[str]:
-    """tools/train.py with these words, started."""
+def command(*words: str | Path, devices: int = 1, tool: str = "train") -> subprocess.Popen[str]:
+    """A tool with these words, started."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "tools" / "train.py"), *map(str, words)],
+        [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *map(str, words)],
         env=environment(devices), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The command, in processes of its own: killed, interrupted, locked, and several as one."""
 
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -92,13 +93,13 @@ def test_another_run_in_the_folder_is_one_line(config: Path, unbroken: tuple[dic
     assert said.startswith("error: ") and len(said.splitlines()) == 1 and message in said
 
 
-def together(config: Path, folder: Path, count: int, *words: str, devices: int = 1) -> dict[str, Any]:
-    """A run of several processes on this machine; gives what the first one ends with."""
+def together(config: Path, folder: Path, count: int, *words: str, devices: int = 1, tool: str = "train") -> dict[str, Any]:
+    """A tool run by several processes on this machine; gives what the first one ends with."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = (f"--config={config}", f"--workdir={folder}", "--json", f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}", *words)
-    processes = [command(*shared, f"--process_id={i}", devices=devices) for i in range(count)]
+    processes = [command(*shared, f"--process_id={i}", devices=devices, tool=tool) for i in range(count)]
     try:
         result = finish(processes[0])
         for process in processes[1:]:
@@ -133,3 +134,22 @@ def test_processes_make_one_run(config: Path, tmp_path: Path, unbroken: tuple[di
                 assert row[name] == other[name], name
             elif name.endswith(("loss", "bits_per_byte")):
                 assert row[name] == pytest.approx(other[name], rel=2e-3), (name, row["step"])
+
+
+@pytest.mark.slow
+def test_evaluation_does_not_depend_on_processes_mesh_or_batch(config: Path, unbroken: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """The same checkpoint scored by 1 process, by 2 with 2 devices each, and by 4: the same counts and, but for float32 sums, numbers."""
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken[1], folder)
+    alone = finish(command(f"--config={config}", f"--workdir={folder}", "--json", tool="evaluate"))
+    lines = len(metrics(folder))
+    for count, devices, words in (
+        (2, 2, ("--config.mesh.fsdp=2", "--config.mesh.data=2", "--config.layout=fsdp")),
+        (4, 1, ("--config.mesh.data=4", "--config.eval.batch_size=12")),
+    ):
+        found = together(config, folder, count, *words, devices=devices, tool="evaluate")
+        assert found.keys() == alone.keys()
+        for name, value in alone.items():
+            exact = name.endswith(("/tokens", "/bytes", "step"))
+            assert found[name] == (value if exact else pytest.approx(value, rel=2e-6)), (count, name)
+    assert len(metrics(folder)) == lines + 2  # written by one process each time

@@ -15,16 +15,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workdir", type=Path, help="folder of the run (default: runs/<config name>)")
     parser.add_argument("--step", type=int, help="which checkpoint (default: the last)")
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object on stdout")
+    cli.add_process_flags(parser)
     args, config = cli.parse_config_args(parser, argv)
 
     from pretrainx.data.loader import open_mixture
     from pretrainx.evaluate import baselines, results
+    from pretrainx.parallel import multihost
     from pretrainx.train import scoring, trained
 
+    multihost.start(args.coordinator, args.num_processes, args.process_id)
     folder = args.workdir or Path("runs") / config.name
     model = trained.load(folder, args.step, config)
     held_out = open_mixture(model.experiment.data, model.experiment.eval.split)
     found, items = scoring.score(model, held_out)
+    if not multihost.is_first():
+        return 0  # all have the same numbers
     orders = model.experiment.eval.ngram_orders
     counted = baselines.bits_per_byte(open_mixture(model.experiment.data, "train"), held_out, orders) if orders else {}
     scoring.keep(folder, model.step, found | counted)

@@ -15,9 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workdir", type=Path, help="folder of the run (default: runs/<config name>)")
     parser.add_argument("--json", action="store_true", help="print the closing numbers as one JSON object on stdout")
     parser.add_argument("--allow_change", action="append", default=[], metavar="PATH", help="a config path that may differ on resume")
-    parser.add_argument("--coordinator", help="address:port of process 0 of a multi-process run, or 'auto' on a pod")
-    parser.add_argument("--num_processes", type=int, help="processes of a multi-process run")
-    parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
+    cli.add_process_flags(parser)
     args, config = cli.parse_config_args(parser, argv)
 
     from pretrainx.parallel import multihost  # JAX is imported only when the command line is right

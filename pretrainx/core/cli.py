@@ -68,6 +68,13 @@ def add_config_flags(parser: argparse.ArgumentParser, default: str | None = None
     parser.add_argument("--config.PATH", metavar="VALUE", dest="_override", help="override one value: --config.train.steps=100")
 
 
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds what `multihost.start` needs to make several processes one run."""
+    parser.add_argument("--coordinator", help="address:port of process 0 of a multi-process run, or 'auto' on a pod")
+    parser.add_argument("--num_processes", type=int, help="processes of a multi-process run")
+    parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
+
+
 def parse_config_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Config]:
     """The tool's own arguments and the loaded config."""
     rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
