@@ -389,3 +389,13 @@ def test_splash_equals_plain_attention(length: int, kv_heads: int, is_causal: bo
     with pltpu.force_tpu_interpret_mode():
         found = splash_attention(q, k, v, sight, softcap, ONE)
     np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
+    x = jnp.ones((256, 1024))
+    for rate in (0.1, 0.5, 0.875):
+        made = np.asarray(layers.dropout(x, rate, jax.random.key(3)))
+        share = (made == 0).mean()
+        assert abs(share - rate) < 4 * (rate * (1 - rate) / x.size) ** 0.5  # four deviations of a binomial
+        assert np.unique(made[made != 0]) == pytest.approx([1 / (1 - rate)], rel=1e-4)
+    assert layers.dropout(x, 0.5, None) is x and layers.dropout(x, 0.0, jax.random.key(0)) is x

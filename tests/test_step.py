@@ -1,10 +1,12 @@
 """One training step: what is summed, what is divided, and what a bad step leaves behind."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import experiment, numpy_params
@@ -83,6 +85,32 @@ def test_a_step_that_is_not_finite_changes_nothing(plain: tuple[Program, Any, li
     assert math.isfinite(float(metrics["loss"])) and states.sha256(state) != sha
     # The schedule counts updates: the refused steps did not use it up.
     assert float(metrics["lr"]) == pytest.approx(1e-2)
+
+
+@pytest.mark.parametrize("family", [{}, *(pytest.param({"name": n}, marks=pytest.mark.slow) for n in ("bert", "electra", "bart"))])
+def test_dropout_is_a_function_of_seed_and_step(cache_dir: Path, family: dict[str, str]) -> None:
+    """Another draw at every step, the same at the same one; on eight devices as on one, rematerialised or not; none at rate 0."""
+    objectives = {"bert": "masked", "electra": "replaced_token", "bart": "denoising"}
+    sections: dict[str, Any] = {"data": {"mixture": {f"short:{objectives.get(family.get('name', ''), 'causal')}": 1.0}}, "optim": OPTIM}
+
+    def losses(dropout: float, devices: int = 1, at: int = 0, **train: Any) -> list[float]:
+        checked = experiment(cache_dir, **sections, model={**family, "dropout": dropout}, train=train, mesh={"data": devices})
+        mixture = open_mixture(checked.data, "train")
+        program, builder = build.from_mixture(checked, mixture, jax.devices()[:devices])
+        step, state = program.compile_train(), fresh(program)
+        batch, found = batch_of(builder, mixture), []
+        for _ in range(2):
+            state = replace(state, step=jnp.asarray(at))
+            state, metrics = step(jax.device_put(state, program.state_shardings), jax.device_put(batch))
+            found.append(float(metrics["loss"]))
+        return found
+
+    plain, dropped = losses(0.0)[0], losses(0.5)[0]
+    assert abs(dropped - plain) > 1e-4
+    assert losses(0.5)[0] == dropped != losses(0.5, at=1)[0] != losses(0.5, seed=1)[0]
+    assert losses(0.5, remat="full")[0] == pytest.approx(dropped, rel=1e-6)
+    assert losses(0.5, devices=8)[0] == pytest.approx(dropped, rel=1e-5)
+    assert losses(2**-17)[0] == plain  # rounds to none
 
 
 def test_a_batch_without_targets_is_a_step_of_zero_loss(plain: tuple[Program, Any, list[dict[str, np.ndarray]]]) -> None:

@@ -1,6 +1,7 @@
 """BERT's arrangement (Devlin 2018): norms after the residual sums, learned positions, token types, biases, GELU, deviation 0.02.
 
-Dropout is left out: nothing else here has it, and one pass over much data does not ask for it.
+`dropout` is 0 as everywhere here, since one pass over much data does not ask for it; the paper's is 0.1, and attention's own
+shares, which it drops too, are never dropped here.
 """
 
 from dataclasses import dataclass

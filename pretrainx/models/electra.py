@@ -14,7 +14,7 @@ from pretrainx.core.errors import InputError
 from pretrainx.core.schema import Range
 from pretrainx.models import bert
 from pretrainx.models.attention import Visibility
-from pretrainx.models.embedder import Batch, Embedder
+from pretrainx.models.embedder import Batch, Embedder, key_for
 from pretrainx.models.heads import ClassHead, ReplacedHead, TokenHead
 from pretrainx.models.stack import Stack
 from pretrainx.models.transformer import Outputs, Tower, gathers_targets
@@ -81,7 +81,7 @@ class Model(nnx.Module):
     def __call__(self, batch: Batch) -> Outputs:
         sight = Visibility(batch.get("segment_ids"), causal=False)
         replaced = lambda tokens: self.replaced_head(self.encode(batch | {"tokens": tokens}))  # noqa: E731
-        hidden, _ = self.generator(self.embedder(batch), batch["positions"], sight)
+        hidden, _ = self.generator(self.embedder(batch), batch["positions"], sight, key=key_for(batch, "generator"))
         heads: dict[str, Callable[..., jax.Array]] = {"replaced": replaced}
         if "classes" in self.config.heads:  # of the discriminator; where nothing reads the generator, it is not computed
             heads["classes"] = lambda: self.class_head(self.encode(batch), batch["segment_ids"] > 0)
@@ -90,4 +90,4 @@ class Model(nnx.Module):
     def encode(self, batch: Batch) -> jax.Array:
         """Hidden states [B, L, D] of the discriminator: what a head for another task reads."""
         sight = Visibility(batch.get("segment_ids"), causal=False)
-        return self.discriminator(self.embedder(batch), batch["positions"], sight)[0]
+        return self.discriminator(self.embedder(batch), batch["positions"], sight, key=key_for(batch, "discriminator"))[0]

@@ -3,16 +3,24 @@
 Legend: B batch, L length, D embed, E the embedding's own size (D, or smaller where factorised), V vocab.
 """
 
+import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pretrainx.models.layers import NORMS, normal, weight
+from pretrainx.models.layers import NORMS, dropout, normal, weight
 from pretrainx.parallel.shard import Partitioner
 
 Batch = dict[str, jax.Array]
+DROPOUT_KEY = "dropout_key"  # in a batch only while training, and only where the model drops
+
+
+def key_for(batch: Batch, part: str) -> jax.Array | None:
+    """The key of one part of a model for what it drops; None where the batch has none."""
+    key = batch.get(DROPOUT_KEY)
+    return None if key is None else jax.random.fold_in(key, zlib.crc32(part.encode()))
 
 
 class Embedder(nnx.Module):
@@ -53,4 +61,5 @@ class Embedder(nnx.Module):
             x = x + self.type_embedding[...].astype(config.dtype)[jnp.zeros_like(tokens) if types is None else types]
         if config.post_norm or config.embed_norm:
             x = self.norm(x)
+        x = dropout(x, config.dropout, key_for(batch, "embedder"))
         return self.partitioner.constrain(x, "batch", "length", config.embed_dim)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrainx.models.attention import Visibility, xla_attender
-from pretrainx.models.embedder import Batch, Embedder
+from pretrainx.models.embedder import DROPOUT_KEY, Batch, Embedder, key_for
 from pretrainx.models.heads import TokenHead
 from pretrainx.models.stack import Cache, Memory, Stack
 from pretrainx.models.transformer import OptionalSize, Outputs, Tower, TransformerConfig, gathers_targets
@@ -54,8 +54,10 @@ class Model(nnx.Module):
     def encode(self, batch: Batch) -> jax.Array:
         """The encoder's hidden states [B, S, D]."""
         own = {name.removeprefix("encoder_"): x for name, x in batch.items() if name.startswith("encoder_")}
+        if (key := key_for(batch, "encoder")) is not None:
+            own[DROPOUT_KEY] = key
         x = self.encoder_embedder(own, self.embedder.embedding[...])
-        return self.encoder(x, own["positions"], Visibility(own.get("segment_ids"), causal=False))[0]
+        return self.encoder(x, own["positions"], Visibility(own.get("segment_ids"), causal=False), key=key_for(own, "stack"))[0]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""
@@ -66,7 +68,7 @@ class Model(nnx.Module):
         encoded = self.encode(batch)
         across = Visibility(segment_ids, causal=False, key_segment_ids=batch.get("encoder_segment_ids"))
         memory = Memory(encoded, xla_attender(config, across, batch["tokens"].shape[1], encoded.shape[1]))
-        hidden, _ = self.decoder(self.embedder(batch), batch["positions"], Visibility(segment_ids), memory)
+        hidden, _ = self.decoder(self.embedder(batch), batch["positions"], Visibility(segment_ids), memory, key=key_for(batch, "stack"))
         return Outputs(hidden, self.logits, config.loss_chunks, gathers_targets(self.partitioner))
 
     def begin(self, batch: Batch, rows: int, length: int) -> Cache:

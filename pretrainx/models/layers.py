@@ -36,6 +36,18 @@ def weight(rngs: nnx.Rngs, shape: Sequence[int], dims: Dims, init: Initializer, 
     return nnx.Param(init(rngs.params(), tuple(shape), jnp.dtype(dtype)), dims=dims)
 
 
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """x with a share `rate` of its elements zero and the others scaled up by as much (Srivastava 2014); without a key, x.
+
+    The share is a multiple of 2^-16. What is dropped is a function of the key and the element's place: no mesh changes it.
+    """
+    if key is None or not rate:
+        return x
+    dropped = round(rate * 2**16)
+    kept = jax.random.bits(key, x.shape, jnp.uint16) >= dropped
+    return jnp.where(kept, x * (2**16 / (2**16 - dropped)), 0).astype(x.dtype)
+
+
 def stack(make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs) -> nnx.Module:
     """`num_layers` modules as one, each weight with a leading dim `layers`: what `lax.scan` runs over."""
     split = nnx.split_rngs(splits=num_layers)(nnx.vmap(make, in_axes=(0,), out_axes=0))

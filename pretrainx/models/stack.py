@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from pretrainx.models.attention import Attention, KeysValues, LayerCache, Places, Visibility, attender, relative_buckets
-from pretrainx.models.layers import MLP, NORMS, Dense, normal, stack, weight
+from pretrainx.models.layers import MLP, NORMS, Dense, dropout, normal, stack, weight
 from pretrainx.parallel.shard import Partitioner
 
 # What the backward pass keeps of each layer; the rest is computed again (Chen 2016).
@@ -92,21 +92,27 @@ class Block(nnx.Module):
         memory: Memory | None,
         cached: LayerCache | None = None,
         remembered: KeysValues | None = None,
+        key: jax.Array | None = None,
     ) -> tuple[jax.Array, KeysValues | None]:
+        keys = iter([None] * 3 if key is None else jax.random.split(key, 3))
+
+        def drop(branch: jax.Array) -> jax.Array:
+            return dropout(branch, self.config.dropout, next(keys))
+
         constrain = self.partitioner.constrain
         look_up = memory.hidden if memory is not None and remembered is None else remembered
         if self.config.post_norm:
             mixed, written = self.attention(x, places, attend, cached)
-            x = self.attention_norm(x + mixed)
+            x = self.attention_norm(x + drop(mixed))
             if memory is not None:
-                x = self.cross_norm(x + self.cross_attention(x, places, memory.attend, memory=look_up)[0])
-            x = self.mlp_norm(x + self.mlp(x))
+                x = self.cross_norm(x + drop(self.cross_attention(x, places, memory.attend, memory=look_up)[0]))
+            x = self.mlp_norm(x + drop(self.mlp(x)))
         else:
             mixed, written = self.attention(self.attention_norm(x), places, attend, cached)
-            x = constrain(x + mixed, "batch", "length", "embed")
+            x = constrain(x + drop(mixed), "batch", "length", "embed")
             if memory is not None:
-                x = x + self.cross_attention(self.cross_norm(x), places, memory.attend, memory=look_up)[0]
-            x = x + self.mlp(self.mlp_norm(x))
+                x = x + drop(self.cross_attention(self.cross_norm(x), places, memory.attend, memory=look_up)[0])
+            x = x + drop(self.mlp(self.mlp_norm(x)))
         return constrain(x, "batch", "length", "embed"), written
 
 
@@ -115,7 +121,7 @@ class Stack(nnx.Module):
 
     x is [B, T, D], or of the embedding's own smaller size, which a projection brings to D (Lan 2020, section 3.1; ELECTRA).
     With `positions` "relative", a bias on the scores of each head by distance, which all layers share (Raffel 2020, section 2.1);
-    `two_sided` has buckets for later keys too.
+    `two_sided` has buckets for later keys too. With a key, `config.dropout` of what each branch adds is dropped.
     """
 
     def __init__(self, config: Any, partitioner: Partitioner, *, two_sided: bool, cross: bool = False, rngs: nnx.Rngs):
@@ -131,8 +137,9 @@ class Stack(nnx.Module):
             self.relative_bias = weight(rngs, shape, ("buckets", "heads"), normal(D**-0.5), dtype)
 
     def __call__(
-        self, x: jax.Array, positions: jax.Array, sight: Visibility, memory: Memory | None = None, cache: Cache | None = None
-    ) -> tuple[jax.Array, Any]:
+        self, x: jax.Array, positions: jax.Array, sight: Visibility, memory: Memory | None = None, cache: Cache | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Any]:  # fmt: skip
         length = x.shape[1]
         key_length = length if cache is None else cache.length
         # Within a segment, distances are those in the row, and nothing is seen beyond it.
@@ -141,30 +148,32 @@ class Stack(nnx.Module):
         attend = attender(self.config, self.partitioner, sight, length, key_length, bias)
         if self.config.embed_size != self.config.d_model:
             x = self.partitioner.constrain(self.projection(x), "batch", "length", "embed")
-        x, cache = self.run(x, Places.of(self.config, positions), attend, memory, cache)
+        x, cache = self.run(x, Places.of(self.config, positions), attend, memory, cache, key)
         return (x if self.config.post_norm else self.final_norm(x)), cache
 
     def run(
-        self, x: jax.Array, places: Places, attend: Callable[..., Any], memory: Memory | None, cache: Cache | None
-    ) -> tuple[jax.Array, Any]:
+        self, x: jax.Array, places: Places, attend: Callable[..., Any], memory: Memory | None, cache: Cache | None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Any]:  # fmt: skip
         """All layers in turn. One compiled layer serves all (scan), and rematerialisation goes by layer."""
         graph, weights = nnx.split(self.blocks)
         remembered = None if cache is None else cache.memory
 
-        def layer(carry: tuple[jax.Array, Any], inputs: tuple[Any, Any, Any]) -> tuple[tuple[jax.Array, Any], None]:
-            (x, own), (number, layer_weights, layer_memory) = carry, inputs
+        def layer(carry: tuple[jax.Array, Any], inputs: tuple[Any, Any, Any, Any]) -> tuple[tuple[jax.Array, Any], None]:
+            (x, own), (number, layer_weights, layer_memory, layer_key) = carry, inputs
             cached = None if own is None else LayerCache(own, number)
-            return nnx.merge(graph, layer_weights)(x, places, attend, memory, cached, layer_memory), None
+            return nnx.merge(graph, layer_weights)(x, places, attend, memory, cached, layer_memory, layer_key), None
 
         if self.config.remat != "none" and cache is None:
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.config.remat], prevent_cse=not self.config.scan_layers)
         carry: Any = (x, None if cache is None else cache.own)
         numbers = np.arange(self.config.num_layers)
+        keys = None if key is None else jax.random.split(key, len(numbers))
         if self.config.scan_layers:
-            carry, _ = jax.lax.scan(layer, carry, (numbers, weights, remembered))
+            carry, _ = jax.lax.scan(layer, carry, (numbers, weights, remembered, keys))
         else:
             for i in numbers:
-                carry, _ = layer(carry, (i, *jax.tree.map(lambda a: a[i], (weights, remembered))))  # noqa: B023 - used at once
+                carry, _ = layer(carry, (i, *jax.tree.map(lambda a: a[i], (weights, remembered, keys))))  # noqa: B023 - used at once
         return carry[0], None if cache is None else replace(cache, own=carry[1])
 
     def remember(self, hidden: jax.Array) -> KeysValues:

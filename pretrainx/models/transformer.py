@@ -15,7 +15,7 @@ from flax import nnx
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.schema import Range
 from pretrainx.models.attention import Visibility
-from pretrainx.models.embedder import Batch, Embedder
+from pretrainx.models.embedder import Batch, Embedder, key_for
 from pretrainx.models.heads import BoundaryHead, ClassHead, PairHead, TokenHead
 from pretrainx.models.layers import ACTIVATIONS
 from pretrainx.models.stack import REMAT_POLICIES, Cache, Stack
@@ -85,6 +85,7 @@ class TransformerConfig:
     lora_rank: OptionalSize = 0  # of adapters, which are then all that is trained (lora.py); 0: none
     lora_alpha: Positive = 16.0
     lora_targets: tuple[str, ...] = ("*attention/query", "*attention/value")
+    dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0  # of embeddings and of what each branch adds, while training
     loss_chunks: Size = 1  # the head and the loss run over the sequence in so many parts: less memory, same result
     scan_layers: bool = True
     remat: str = "none"
@@ -215,7 +216,7 @@ class Transformer(nnx.Module):
         config = self.config
         both_ways = batch.get("bidirectional") if "prefix" in config.sights else None
         sight = Visibility(batch.get("segment_ids"), config.causal, bidirectional=both_ways)
-        hidden, _ = self.stack(self.embedder(batch), batch["positions"], sight)
+        hidden, _ = self.stack(self.embedder(batch), batch["positions"], sight, key=key_for(batch, "stack"))
         heads: dict[str, Callable[..., jax.Array]] = {}
         if "pair" in config.heads:
             heads["pair"] = lambda: self.pair_head(hidden[:, 0])

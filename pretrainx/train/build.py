@@ -131,6 +131,7 @@ def assemble(
     step = make_train_step(
         skeleton, tx, objectives, experiment.train.loss_weights, experiment.train.grad_accum, lambda s: optim.peak_lr * schedule(s),
         optimizers.trainable(skeleton.dims, optim.trainable) if optim.trainable else None,
+        experiment.train.seed,
     )  # fmt: skip
     return Program(experiment, vocabulary, durations, skeleton.partitioner, skeleton, objectives, tx, batch_spec, step)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pretrainx.models.embedder import DROPOUT_KEY
 from pretrainx.models.skeleton import Params, Skeleton, map_with_dims
 from pretrainx.objectives.interface import Objective
 from pretrainx.objectives.losses import by_term, term_names
@@ -14,6 +15,7 @@ from pretrainx.train.state import State
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Sums = dict[str, jax.Array]  # by term of the loss
 
 
 def microbatches(batch: Batch, count: int) -> Batch:
@@ -41,37 +43,39 @@ def make_train_step(
     grad_accum: int,
     learning_rate: Callable[[jax.Array], jax.Array],
     trained: Params | None = None,
+    seed: int = 0,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """`(state, batch) -> (state, metrics)`.
 
     The loss is the weighted sum, over objectives and their terms, of summed loss / summed weight, both over the global
     batch: so padding, packing, accumulation and the number of devices cannot tilt it.
     A step whose loss or gradient is not finite changes nothing but the counters.
-    `trained` says of each weight whether a gradient is wanted; None: of all.
+    `trained` says of each weight whether a gradient is wanted; None: of all. What dropout drops follows from `seed` and the step.
     """
     scales = term_scales(objectives, loss_weights)
 
-    def losses(params: Params, batch: Batch, weights: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def losses(params: Params, batch: Batch, weights: Sums, key: jax.Array | None) -> tuple[jax.Array, Sums]:
         if trained is not None:  # nothing is computed for the gradients of what is frozen
             params = jax.tree.map(lambda x, keep: x if keep else jax.lax.stop_gradient(x), params, trained)
-        outputs = skeleton.merge(params)(batch)
+        outputs = skeleton.merge(params)(batch if key is None else batch | {DROPOUT_KEY: key})
         found = by_term(objectives, lambda objective, rows: objective.loss(outputs, rows), batch)
         parts = {key: loss.total / jnp.where(weights[key] > 0, weights[key], 1.0) for key, loss in found.items()}
         return sum((scales[key] * part for key, part in parts.items()), jnp.zeros(())), parts
 
-    def gradients(params: Params, batch: Batch) -> tuple[Params, jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
+    def gradients(params: Params, batch: Batch, key: jax.Array | None) -> tuple[Params, jax.Array, Sums, Sums]:
         weights = by_term(objectives, lambda objective, rows: objective.weights(rows), batch)
         grad = jax.value_and_grad(losses, has_aux=True)
         if grad_accum == 1:
-            (loss, parts), grads = grad(params, batch, weights)
+            (loss, parts), grads = grad(params, batch, weights, key)
             return grads, loss, parts, weights
 
-        def add(total: Any, micro: Batch) -> tuple[Any, None]:
-            (loss, parts), grads = grad(params, micro, weights)
+        def add(total: Any, inputs: tuple[Batch, Any]) -> tuple[Any, None]:
+            (loss, parts), grads = grad(params, inputs[0], weights, inputs[1])
             return jax.tree.map(jnp.add, total, (grads, loss, parts)), None
 
+        keys = None if key is None else jax.random.split(key, grad_accum)
         zeros = jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), {name: jnp.zeros(()) for name in scales}
-        (grads, loss, parts), _ = jax.lax.scan(add, zeros, microbatches(batch, grad_accum))
+        (grads, loss, parts), _ = jax.lax.scan(add, zeros, (microbatches(batch, grad_accum), keys))
         return grads, loss, parts, weights
 
     partitioner = skeleton.partitioner
@@ -81,7 +85,8 @@ def make_train_step(
         return map_with_dims(lambda dims, x: jax.lax.with_sharding_constraint(x, sharding(dims)), skeleton.dims, tree)
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        grads, loss, parts, weights = gradients(state.params, batch)
+        key = jax.random.fold_in(jax.random.key(seed), state.step) if skeleton.config.dropout else None
+        grads, loss, parts, weights = gradients(state.params, batch, key)
         if sharded_update:  # ZeRO: each device reduces, and updates, the part whose moments it holds
             grads = place(grads, partitioner.moment)
         grad_norm = optax.tree.norm(grads)
