@@ -17,7 +17,7 @@ from pretrainx.core import files
 from pretrainx.core.errors import InputError
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.curate.stdlib import prose
-from pretrainx.tasks import vocabulary_spec
+from pretrainx.tasks import vocabulary_spec, wordpiece_training
 from pretrainx.tasks import vocabulary_training as training
 from tools import train_vocabulary
 
@@ -57,6 +57,41 @@ def seqio_side() -> Any:
 # ---- training
 
 
+def measured(path: Path, texts: list[str]) -> training.Fit:
+    vocabulary = vocabulary_spec.load(str(path))
+    return training.fit(vocabulary, vocabulary.encode, texts)
+
+
+def test_fit_counts_what_it_says() -> None:
+    vocabulary = vocabulary_spec.load("bytes")
+    assert training.fit(vocabulary, vocabulary.encode, ["ab cd\n", "\u00e9"]) == training.Fit(1.0, 8 / 3, 0.0, 0)
+
+
+def test_a_word_list_is_berts_and_repeats_itself(tmp_path: Path, seqio_side: Any) -> None:
+    """Every word of the text comes back from its pieces, none unknown, as BERT's own tokenizer splits it; fewer pieces than letters."""
+    texts = [*CODE[:2], "Caf\u00e9s can't close, they said. NA\u00cfVE!"]
+    sampled = training.sample(texts, 500_000)
+    made = wordpiece_training.train(sampled, 600, lower=True)
+    assert made == wordpiece_training.train(sampled, 600, lower=True)
+    listed = made.decode().splitlines()
+    assert len(listed) == len(set(listed)) == 600 and tuple(listed[:5]) == wordpiece_training.SPECIAL
+    path = tmp_path / "words.txt"
+    path.write_bytes(made)
+    vocabulary = vocabulary_spec.load(f"wordpiece:{path}")
+    encode = vocabulary_spec.text_encoder(vocabulary)
+    found = training.fit(vocabulary, encode, texts)
+    assert found.unknown == 0 and found.bytes_per_token > 1.5
+    tokens = encode(texts[2])
+    assert vocabulary.decode(tokens) == "cafes can ' t close , they said . naive !"
+    assert wordpiece_training.split_words(texts[2], lower=True) == vocabulary.decode(tokens)
+
+
+@pytest.mark.parametrize(("size", "said"), [(20, "20 vs "), (80, "size 80 is too small"), (50_000, "too large for this text")])
+def test_a_word_list_of_no_size_that_can_be(size: int, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        wordpiece_training.train([CODE[3]], size, lower=True)
+
+
 def test_training_twice_gives_the_same_bytes(model: Path) -> None:
     texts = CODE + [t for _, t in prose()[:10]]
     assert training.train(training.sample(texts[::-1], 200_000), 700) == model.read_bytes()
@@ -66,13 +101,13 @@ def test_training_twice_gives_the_same_bytes(model: Path) -> None:
 def test_other_kinds_come_back_too(tmp_path: Path, model_type: str, pieces: str) -> None:
     path = tmp_path / "x.model"
     path.write_bytes(training.train(training.sample(CODE[:2], 50_000), 350, model_type, pieces))
-    assert training.bytes_per_token(path, CODE)[1] == 0
+    assert measured(path, CODE).documents_changed == 0
 
 
 def test_pieces_may_hold_a_newline_and_the_indent_after_it(model: Path) -> None:
     vocabulary = vocabulary_spec.load(str(model))
     assert [p for p in vocabulary._pieces if b"\n  " in p] and [p for p in vocabulary._pieces if p.endswith(b":\n")]
-    assert training.bytes_per_token(model, CODE)[0] > 2.0  # single bytes would give 1
+    assert measured(model, CODE).bytes_per_token > 2.0  # single bytes would give 1
 
 
 def test_special_pieces_have_fixed_ids(model: Path) -> None:
@@ -336,6 +371,15 @@ def test_the_tool_trains_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "0.py").write_text(CODE[0] + "\n# changed\n")
     assert run("--out", f"{tmp_path}/a.model")["written"]
     assert Vocabulary.load(tmp_path, vocabulary_spec.load(f"{tmp_path}/a.model").describe() | {"file": "a.model"}).size == 400
+
+
+def test_the_tool_makes_a_word_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text(CODE[0])
+    words = ["--input", f"{tmp_path}/*.txt", "--size", "400", "--model_type", "wordpiece", "--out", f"{tmp_path}/words.txt", "--json"]
+    assert train_vocabulary.main(words) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["unknown"] == {"input_0": 0} and found["fertility"]["input_0"] > 1
+    assert vocabulary_spec.load(f"wordpiece:{tmp_path}/words.txt").size == 400
 
 
 def test_the_tool_reads_the_train_split_of_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

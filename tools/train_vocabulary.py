@@ -1,4 +1,4 @@
-"""Trains a SentencePiece vocabulary on the train split of a config's corpora, or on files. Equal input, equal bytes."""
+"""Trains a vocabulary on a config's train split or on files: SentencePiece, or a BERT word list. Equal input, equal bytes."""
 
 import argparse
 import sys
@@ -12,9 +12,10 @@ from pretrainx.core.errors import InputError
 from pretrainx.core.logs import log
 from pretrainx.core.sections import Corpus, Data
 from pretrainx.data.mixture_spec import parse_mixture
-from pretrainx.tasks import corpora
+from pretrainx.tasks import corpora, vocabulary_spec, wordpiece_training
 from pretrainx.tasks import vocabulary_training as training
 
+FIT = ("bytes_per_token", "fertility", "unknown", "documents_changed")
 MEASURED = 1_000_000  # bytes of each corpus that bytes per token is measured on
 KINDS = {".txt": "text", ".md": "text", ".py": "text", ".parquet": "parquet"}
 
@@ -24,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         epilog="examples:\n"
         "  python tools/train_vocabulary.py --config=configs/quickstart.py --out data/stdlib/vocabulary-2048.model --size 2048\n"
-        "  python tools/train_vocabulary.py --input 'texts/*.jsonl.gz' --out mine.model --size 8192",
+        "  python tools/train_vocabulary.py --input 'texts/*.jsonl.gz' --out mine.model --size 8192\n"
+        "  python tools/train_vocabulary.py --input 'texts/*.jsonl.gz' --out words.txt --size 30522 --model_type wordpiece",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     cli.add_config_flags(parser)
@@ -34,9 +36,13 @@ def main(argv: list[str] | None = None) -> int:
         metavar="GLOB",
         help="files instead of a config: .txt .md .py (a file is a document), .jsonl[.gz|.zst], .parquet",
     )
-    parser.add_argument("--out", type=Path, help="model file to write; with --config, by default its data.vocabulary")
+    parser.add_argument("--out", type=Path, help="file to write, the vocabulary of the config by default")
     parser.add_argument("--size", type=int, default=2048, help="number of pieces, special ones included (default: %(default)s)")
-    parser.add_argument("--model_type", choices=["bpe", "unigram"], default="bpe", help="default: %(default)s")
+    parser.add_argument(
+        "--model_type", choices=["bpe", "unigram", "wordpiece"], default="bpe",
+        help="bpe and unigram are SentencePiece models, wordpiece is a BERT word list (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--cased", action="store_true", help="of a word list: keep capital letters and accents")
     parser.add_argument(
         "--pieces", choices=["free", "words"], default="free", help="may pieces cross words and lines (default: %(default)s)"
     )
@@ -52,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     }
     sample_bytes = int(arguments.sample_mb * 1e6)
     made_from = training.made_from(
-        {"files": inputs, "rates": rates, "read": [[repr(corpora.get(n, data)), data.encoding_errors] for n in sorted(rates)]},
+        {"files": inputs, "rates": rates, "cased": arguments.cased,
+         "read": [[repr(corpora.get(n, data)), data.encoding_errors] for n in sorted(rates)]},
         arguments.size, arguments.model_type, arguments.pieces, sample_bytes,
     )  # fmt: skip
     sidecar = arguments.out.with_name(arguments.out.name + ".json")
@@ -63,20 +70,22 @@ def main(argv: list[str] | None = None) -> int:
         if not sampled:
             raise InputError("no text to train on: every document of the train split is empty")
         log(f"training {arguments.size} {arguments.model_type} pieces on {sum(map(len, sampled)) / 1e6:.1f} M characters ...")
-        files.write_bytes(arguments.out, training.train(sampled, arguments.size, arguments.model_type, arguments.pieces))
-        measured = {name: training.bytes_per_token(arguments.out, _first(_texts(name, data), MEASURED)) for name in sorted(rates)}
+        files.write_bytes(arguments.out, _train(sampled, arguments))
+        vocabulary = vocabulary_spec.load(("wordpiece:" if arguments.model_type == "wordpiece" else "") + str(arguments.out))
+        encode = vocabulary_spec.text_encoder(vocabulary)
+        measured = {name: training.fit(vocabulary, encode, _first(_texts(name, data), MEASURED)) for name in sorted(rates)}
         result = {
             "made_from": made_from, "sha256": files.sha256_file(arguments.out), "size": arguments.size,
             "model_type": arguments.model_type, "pieces": arguments.pieces,
-            "bytes_per_token": {name: round(value, 4) for name, (value, _) in measured.items()},
-            "documents_changed": {name: changed for name, (_, changed) in measured.items()},
+            **{field: {name: round(getattr(own, field), 4) for name, own in measured.items()} for field in FIT},
         }  # fmt: skip
         files.write_json(sidecar, result)
     assert result is not None
     for name, value in result["bytes_per_token"].items():
-        changed = result["documents_changed"][name]
+        changed, unknown = result["documents_changed"][name], result["unknown"][name]
         log(
-            f"{name:<20} {value:.3f} bytes per token"
+            f"{name:<20} {value:.3f} bytes per token, {result['fertility'][name]:.3f} tokens per word"
+            + (f", {100 * unknown:.2f} % of tokens unknown" if unknown else "")
             + (f", {changed} documents do not come back equal (they hold U+2581)" if changed else "")
         )
     log(f"vocabulary {'written to' if written else 'is there and unchanged:'} {arguments.out} (sha256 {result['sha256'][:12]})")
@@ -93,8 +102,9 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[arg
         raise InputError("give either --config=FILE or --input GLOB ..., one of the two")
     if arguments.config:
         data = config.load(arguments.config, overrides).section("data", Data)
-        if arguments.out is None and data.vocabulary.endswith(".model"):
-            arguments.out = Path(data.vocabulary)
+        wanted = data.vocabulary.removeprefix("wordpiece:").partition("+")[0]
+        if arguments.out is None and data.vocabulary.startswith("wordpiece:") == (arguments.model_type == "wordpiece"):
+            arguments.out = Path(wanted) if wanted != "bytes" else None
         rates: dict[str, float] = {}
         for (name, _), rate in parse_mixture(data).items():
             rates[name] = rates.get(name, 0.0) + rate
@@ -107,6 +117,12 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[arg
     if arguments.out is None:
         raise InputError("--out is missing: name the model file to write, such as --out data/vocabulary.model")
     return arguments, data, rates
+
+
+def _train(sampled: list[str], arguments: argparse.Namespace) -> bytes:
+    if arguments.model_type == "wordpiece":
+        return wordpiece_training.train(sampled, arguments.size, not arguments.cased)
+    return training.train(sampled, arguments.size, arguments.model_type, arguments.pieces)
 
 
 def _kind(pattern: str) -> str:

@@ -15,7 +15,6 @@ from pretrainx.core.errors import InputError
 from pretrainx.core.logs import progress
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.evaluate.generate import Generator
-from pretrainx.evaluate.likelihood import text_encoder
 from pretrainx.evaluate.results import Items, unique
 from pretrainx.evaluate.sampling import Sampling
 from pretrainx.models.skeleton import Params, Skeleton
@@ -24,6 +23,7 @@ from pretrainx.parallel import multihost
 from pretrainx.parallel.shard import Partitioner
 from pretrainx.tasks.labelled.scoring import Prediction, said
 from pretrainx.tasks.labelled.task import FEATURES, Example, Form, Task
+from pretrainx.tasks.vocabulary_spec import text_encoder
 
 SPARE_TOKENS = 2  # beyond the longest answer, before a text that does not end is cut
 

@@ -28,6 +28,7 @@ from pretrainx.objectives import packing
 from pretrainx.objectives.interface import Features, Objective, Prompt
 from pretrainx.objectives.losses import take, token_losses
 from pretrainx.parallel import multihost
+from pretrainx.tasks.vocabulary_spec import text_encoder
 
 Item = tuple[str, str]  # a context, which may be empty, and the text after it
 # What each way of reading needs of a model: see Scorer.
@@ -127,18 +128,6 @@ def require_way(way: str, model: Any, vocabulary: Vocabulary) -> None:
         raise InputError(f"--way={way}: not for model.name {model.name!r}; {nearest(way, ways)}")
     if way in ("masked", "masked_words") and vocabulary.special.mask < 0:
         raise InputError(f"--way={way}: the vocabulary ({vocabulary.kind}, {vocabulary.size} ids) has no mask token")
-
-
-def text_encoder(vocabulary: Vocabulary) -> Callable[[str], list[int]]:
-    """Text -> token ids, also for a word list, whose tokenizer is TensorFlow's."""
-    if vocabulary.kind != "wordpiece":
-        return vocabulary.encode
-    try:
-        from pretrainx.tasks.vocabularies import to_seqio
-    except ImportError:
-        raise InputError("a WordPiece vocabulary needs TensorFlow to read text: pip install 'pretrainx[tasks]'") from None
-    encode: Callable[[str], list[int]] = to_seqio(vocabulary).encode
-    return encode
 
 
 def spell(encode: Callable[[str], list[int]], item: Item) -> Spelling:

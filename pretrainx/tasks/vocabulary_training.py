@@ -13,14 +13,16 @@ default corpus, 2,048 pieces, bytes per token of prose, docstrings, code, and CP
 import hashlib
 import heapq
 import io
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import sentencepiece
 
 from pretrainx.core import files
 from pretrainx.core.errors import InputError
+from pretrainx.core.vocabulary import Vocabulary
 
 VERSION = 1  # of what this file makes
 CHUNK = 2000  # characters: more would slow training down, fewer would hide what stands across lines
@@ -93,16 +95,29 @@ def train(sampled: list[str], size: int, model_type: str = "bpe", pieces: str = 
     return out.getvalue()
 
 
-def bytes_per_token(model_file: Path, texts: Iterable[str]) -> tuple[float, int]:
-    """(bytes per token, how many texts do not come back equal) over the texts."""
-    model = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
-    num_bytes = num_tokens = changed = 0
+@dataclass(frozen=True)
+class Fit:
+    """How a vocabulary suits some text: UTF-8 bytes a token, tokens a word (what stands between white space; its fertility),
+    the share of tokens that stand for nothing known, and how many texts do not come back equal."""
+
+    bytes_per_token: float
+    fertility: float
+    unknown: float
+    documents_changed: int
+
+
+def fit(vocabulary: Vocabulary, encode: Callable[[str], Sequence[int]], texts: Iterable[str]) -> Fit:
+    """Of texts that `encode` makes into ids of the vocabulary."""
+    num_bytes = num_tokens = num_words = unknown = changed = 0
     for text in texts:
-        tokens = model.encode(text)
+        tokens = encode(text)
         num_bytes += len(text.encode())
         num_tokens += len(tokens)
-        changed += model.decode(tokens) != text
-    return num_bytes / max(num_tokens, 1), changed
+        num_words += len(text.split())
+        unknown += int(np.sum(np.asarray(tokens) == vocabulary.special.unk))
+        changed += vocabulary.lossless and vocabulary.decode(tokens) != text
+    least = max(num_tokens, 1)
+    return Fit(num_bytes / least, num_tokens / max(num_words, 1), unknown / least, changed)
 
 
 def made_from(inputs: Mapping[str, Any], size: int, model_type: str, pieces: str, sample_bytes: int) -> str:
