@@ -79,6 +79,17 @@ def test_a_mixture_shows_its_corpora_at_their_rates(mixture: Mixture) -> None:
     assert shares == pytest.approx({"topics": 0.75, "short": 0.25}, abs=1e-3)
 
 
+def test_rates_of_documents_weigh_a_corpus_by_their_length(cache_dir: Path) -> None:
+    """As often each document: tokens go by rate times tokens a document."""
+    mixture = open_mixture(data_section(cache_dir, mixture={"topics": 1.0, "short": 2.0}, rates="documents"), "train")
+    caches = {source.corpus: source.windows.cache for source in mixture.sources}
+    weights = {name: {"topics": 1.0, "short": 2.0}[name] * cache.num_tokens() / cache.num_documents for name, cache in caches.items()}
+    rows = mixture.order().rows(0, 4096)
+    shares = {source.corpus: float(np.mean(rows.source == k)) for k, source in enumerate(mixture.sources)}
+    assert shares == pytest.approx({name: weight / sum(weights.values()) for name, weight in weights.items()}, abs=1e-3)
+    assert abs(shares["topics"] - 1 / 3) > 0.05
+
+
 def test_rows_hold_the_windows_they_name(mixture: Mixture, whole: list[loader.Batch]) -> None:
     for batch in whole:
         for place in range(BATCH):

@@ -35,6 +35,8 @@ class Corpus:
 class Data:
     mixture: str | dict[str, float] = ""  # Mixture or Task name, or {"corpus" or "corpus:objective": rate}
     corpora: dict[str, Corpus] = field(default_factory=dict)
+    rates: Literal["tokens", "documents"] = "tokens"  # what the mixture's rates are shares of
+    max_epochs: Annotated[float, Range(gt=0)] = 4.0  # a source that is repeated more often is warned of (Muennighoff 2023)
     module: str = ""  # user's own module, imported before names are looked up: registers Tasks and Mixtures
     objective: str = "causal"  # for entries of the mixture that name none
     # arguments by objective name; `objective` among them says what a name of one's own stands for

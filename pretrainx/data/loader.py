@@ -93,6 +93,8 @@ def open_mixture(data: Data, split: str) -> Mixture:
     unused = sorted(set(data.objectives) - set(objectives))
     if unused:
         raise InputError(f"data.objectives.{unused[0]}: no entry of data.mixture uses it; those used: {', '.join(objectives)}")
+    if data.rates == "documents":
+        rates = {(corpus, name): rate * tokens_per_document(caches[corpus]) for (corpus, name), rate in rates.items()}
     sources = tuple(
         Source(f"{corpus}:{name}", corpus, name, objectives[name], units(caches[corpus], objectives[name]), rate)
         for (corpus, name), rate in sorted(rates.items())
@@ -103,6 +105,11 @@ def open_mixture(data: Data, split: str) -> Mixture:
         if not len(source.windows):
             raise InputError(f"data.mixture: {source.corpus!r} has no tokens in its split {split!r}; look at its files, or leave it out")
     return Mixture(sources, first[1].vocabulary, data.seed, data.sequence_length, data.objectives)
+
+
+def tokens_per_document(cache: TokenCache) -> float:
+    """By which a rate of documents is multiplied to be one of tokens; of labelled records, whose row is a document, 1."""
+    return cache.num_tokens() / max(1, cache.num_documents) if "targets" in cache.manifest["features"] else 1.0
 
 
 def units(cache: TokenCache, objective: Objective) -> Windows | Records:

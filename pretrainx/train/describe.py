@@ -45,6 +45,11 @@ def compile_and_say(program: Program, mixture: Mixture) -> Any:
         rows, share = len(source.windows), source.rate / sum(s.rate for s in mixture.sources)
         passes = facts["steps"] * program.experiment.train.batch_size * share / rows
         log(f"  data {source.name}: {source.windows.num_tokens:,} tokens, {rows:,} rows, {share:.1%} of the batch, {passes:.2f} epochs")
+        if passes > program.experiment.data.max_epochs:
+            log(
+                f"  warning: {source.name} is repeated {passes:.1f} times, more than data.max_epochs {program.experiment.data.max_epochs:g}: "
+                "repeated text teaches less and less; lower its rate, or bring more of it"
+            )
     mesh, rows = facts["mesh"], facts["batch_per_shard"]
     log(f"  mesh {mesh}, {rows} rows a shard, {facts['tokens_per_step']:,} tokens a step, {facts['steps']:,} steps")
     single, unused = program.partitioner.idle_axes()
