@@ -1,0 +1,274 @@
+"""What do small models learn on real text? Five questions with a figure to beat each, by the project's own commands.
+
+    python benchmarks/quality.py --data=../shared/data --out=runs/quality [--only=shakespeare ...] [--seeds=5] [--json]
+
+Needs pretrainx[tasks], 2 CPU cores and an hour and a half. Parts:
+  shakespeare  nats a character on the whole validation set (the last tenth): nanoGPT's recipe, and ours at the same FLOPs
+  novels       bits per byte on a novel that was set aside (Treasure Island), after training on the other nine
+  blimp        minimal pairs of English grammar, scored by the model of `novels`, which never saw them
+  polarity     sentences told apart as praise or blame: fine-tuned from a model pretrained here, and the same network from scratch
+  rtd          masked and replaced-token pretraining for equal FLOPs, both fine-tuned on `polarity`
+
+What is scored is never tuned on: recipes of `shakespeare` were chosen on the last twentieth of its training text, those of
+`polarity` on a validation part. Its parts go by a hash of the sentence's text, so that equal sentences fall together; a fifth is
+scored. What --out has already is not run again. Writes results.json and table.md there.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pretrainx.core import cli, files
+from pretrainx.core.errors import InputError
+from pretrainx.core.logs import log
+
+ROOT = Path(__file__).parents[1]
+HELD_OUT = "robert-louis-stevenson_treasure-island"
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # of Student's t, by number of seeds
+# Of fine-tuning, all chosen on the validation part.
+LRS = ("3e-4", "1e-3")
+FINETUNE = ("--config.data.sequence_length=64", "--config.model.dropout=0.3", "--config.train.steps=4 epochs", "--config.eval.every=0")
+SCRATCH = {"name": "decoder", "d_model": 256, "num_layers": 2, "num_heads": 4, "qk_norm": True, "embed_scale": 50.0}
+PRETRAIN_TFLOP = 6.0  # of each trunk of `rtd`
+Row = dict[str, Any]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with pretrain/ and tasks/")
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="default: %(default)s")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--seeds", type=int, default=5, help="of fine-tuning (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line of stdout")
+    args = cli.parse_args(parser, argv)
+    if not (args.data / "pretrain").is_dir() or not (args.data / "tasks").is_dir():
+        raise InputError(f"--data {args.data}: expected folders 'pretrain' and 'tasks' in it")
+    rows: list[Row] = []
+    for name in args.only:
+        path = args.out / f"{name}.json"
+        if not path.exists():
+            started = time.monotonic()
+            found = PARTS[name](args)
+            files.write_json(path, {"seconds": time.monotonic() - started, "rows": found})
+        part = json.loads(path.read_text())
+        rows += part["rows"]
+        log(f"{name}: {part['seconds'] / 60:.1f} minutes")
+    table = as_table(rows)
+    files.write_json(args.out / "results.json", rows)
+    files.write_bytes(args.out / "table.md", table.encode())
+    print(table)
+    if args.json:
+        cli.print_json({"rows": rows})
+    return 0
+
+
+def as_table(rows: Iterable[Row]) -> str:
+    lines = ["| what | found | floor | to reach |", "|---|--:|---|---|"]
+    lines += [f"| {row['what']} | {row['found']} | {row.get('floor', '')} | {row.get('to_reach', '')} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def run(tool: str, *words: str | Path) -> Row:
+    """The JSON that one of the project's tools ends with."""
+    command = [sys.executable, f"{ROOT}/tools/{tool}.py", *map(str, words)]
+    if tool not in ("cache_tasks",):
+        command.append("--json")
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"tools/{tool}.py ended with code {done.returncode}; the command was: {' '.join(command)}")
+    made: Row = json.loads(done.stdout.splitlines()[-1]) if command[-1] == "--json" else {}
+    return made
+
+
+def read_gz(path: Path) -> str:
+    return gzip.decompress(path.read_bytes()).decode("utf-8")
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    return [json.loads(line) for line in read_gz(path).splitlines()]
+
+
+def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
+    files.write_bytes(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+def shakespeare(args: argparse.Namespace) -> list[Row]:
+    folder = (args.out / "shakespeare").absolute()
+    text = read_gz(args.data / "pretrain" / "tinyshakespeare.txt.gz")
+    cut = int(len(text) * 0.9)  # as nanoGPT's prepare.py
+    for split, part in (("train", text[:cut]), ("validation", text[cut:])):
+        files.write_bytes(folder / f"{split}.txt", part.encode())
+    where = [f"--config.data.corpora.shakespeare.files={folder}/{{split}}.txt", f"--config.data.cache_dir={folder}/cache"]
+    run("cache_tasks", f"--config={ROOT}/configs/shakespeare.py", *where)
+    rows, counted = [], ""
+    for recipe, what, goal in (
+        ("nanogpt", "nanoGPT's recipe", "1.898 ± 0.02 (parity)"), ("adamw", "the same network, AdamW tuned", ""), ("", "ours", "≤ 1.60"),
+    ):  # fmt: skip
+        words = [f"--config={ROOT}/configs/shakespeare.py{':' + recipe if recipe else ''}", *where, f"--workdir={folder}/run-{recipe}"]
+        trained = run("train", *words)
+        found = run("evaluate", *words)
+        bits = found["eval/shakespeare/ngram_5/bits_per_byte"]
+        counted = f"a counted 5-gram {bits * math.log(2):.3f}"
+        flops = f"{trained['flops'] / 1e12:.1f} TFLOP" if "flops" in trained else ""
+        rows.append(
+            {"what": f"tinyshakespeare, {what}, nats a character {flops}".strip(), "found": f"{found['eval/shakespeare/loss']:.3f}",
+             "floor": counted, "to_reach": goal}
+        )  # fmt: skip
+    return rows
+
+
+def novels_run(args: argparse.Namespace) -> tuple[Path, list[str]]:
+    """(folder of the run, words that name it), trained if it is not there."""
+    folder = (args.out / "novels").absolute()
+    chapters = [row | {"id": str(row["id"])} for row in read_jsonl(args.data / "pretrain" / "standardebooks.jsonl.gz")]
+    held = [row for row in chapters if row["id"].startswith(HELD_OUT)]
+    if not held:
+        raise InputError(f"--data: standardebooks.jsonl.gz has no chapter of {HELD_OUT!r}")
+    write_jsonl(folder / "validation.jsonl", held)
+    write_jsonl(folder / "train.jsonl", [row for row in chapters if not row["id"].startswith(HELD_OUT)])
+    words = [f"--config={ROOT}/configs/novels.py", f"--config.data.corpora.novels.files={folder}/{{split}}.jsonl"]
+    words += [f"--config.data.vocabulary={folder}/vocabulary-4096.model", f"--config.data.cache_dir={folder}/cache"]
+    if not (folder / "vocabulary-4096.model").exists():
+        run("train_vocabulary", *words, "--size=4096")
+    run("cache_tasks", *words)
+    run("train", *words, f"--workdir={folder}/run")
+    return folder / "run", words
+
+
+def novels(args: argparse.Namespace) -> list[Row]:
+    folder, words = novels_run(args)
+    found = run("evaluate", *words, f"--workdir={folder}")
+    counted = found["eval/novels/ngram_6/bits_per_byte"]
+    floor = f"a counted 6-gram of the same text {counted:.3f}"
+    return [{"what": "novels, bits per byte on Treasure Island", "found": f"{found['eval/novels/bits_per_byte']:.3f}", "floor": floor,
+             "to_reach": "< 1.90"}]  # fmt: skip
+
+
+def blimp(args: argparse.Namespace) -> list[Row]:
+    folder, _ = novels_run(args)
+    found = run("score_choices", f"--workdir={folder}", "--tasks", f"blimp={args.data / 'tasks' / 'blimp.dev.jsonl.gz'}")
+    right = f"{100 * found['eval/blimp/accuracy']:.1f}"
+    return [{"what": "BLiMP pairs (6,700), % right", "found": right, "floor": "chance 50.0, 5-gram 61", "to_reach": "≥ 62"}]
+
+
+def share_of(name: str) -> float:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") / 2**64
+
+
+def polarity_data(args: argparse.Namespace) -> tuple[Path, list[str]]:
+    """(folder, words of a pretraining config): the sentences in three parts, and text to pretrain on, written as they are: in
+    lower case, with spaces around punctuation. The text is novels, speeches, encyclopedia, and the training part's sentences."""
+    folder = (args.out / "polarity").absolute()
+    parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
+    for row in read_jsonl(args.data / "tasks" / "sentence_polarity.train.jsonl.gz"):
+        share = share_of(row["text"])
+        parts["test" if share < 0.2 else "validation" if share < 0.3 else "train"].append(row)
+    for split, rows in parts.items():
+        write_jsonl(folder / f"{split}.jsonl", rows)
+    prose = [
+        {"id": f"{name}/{row['id']}", "text": like_sentences(row["text"])}
+        for name in ("standardebooks", "us_speeches")
+        for row in read_jsonl(args.data / "pretrain" / f"{name}.jsonl.gz")
+    ]
+    articles = re.split(r"\n(?= = [^=])", read_gz(args.data / "pretrain" / "wikitext2.valid.txt.gz"))
+    prose += [{"id": f"wikitext/{i}", "text": like_sentences(text)} for i, text in enumerate(articles) if text.strip()]
+    write_jsonl(folder / "prose.jsonl", prose)
+    own = [row["text"] for row in parts["train"]]
+    write_jsonl(folder / "sentences.jsonl", [{"id": f"own/{i}", "text": "\n".join(own[i : i + 50])} for i in range(0, len(own), 50)])
+    words = [f"--config.data.corpora.{name}.files={folder}/{name}.jsonl" for name in ("prose", "sentences")]
+    words += [f"--config.data.vocabulary={folder}/vocabulary-8192.model", f"--config.data.cache_dir={folder}/cache"]
+    if not (folder / "vocabulary-8192.model").exists():
+        run("train_vocabulary", f"--config={ROOT}/configs/polarity.py", *words, "--size=8192", "--pieces=words")
+    run("cache_tasks", f"--config={ROOT}/configs/polarity.py", *words)
+    return folder, words
+
+
+def like_sentences(text: str) -> str:
+    for curly, plain in (("’", "'"), ("‘", "'"), ("“", '"'), ("”", '"'), ("—", " -- ")):
+        text = text.replace(curly, plain)
+    return re.sub(r' *([.,!?;:()"]) *', r" \1 ", text.lower()).replace("  ", " ")
+
+
+def finetuned(folder: Path, start: Path | None, out: Path, seeds: int, *words: str) -> list[float]:
+    """Accuracies on the scored part, by seed; `start` None: from scratch. The learning rate is chosen on the validation part."""
+    config = f"--config={ROOT}/configs/finetune.py" + (f":{start}" if start else "")
+    own = [f"--config.data.corpora.polarity.files={folder}/{{split}}.jsonl", f"--config.data.cache_dir={folder}/cache-finetune"]
+    own += [f"--config.data.vocabulary={folder}/vocabulary-8192.model", *FINETUNE, *words]
+    run("cache_tasks", config, *own)
+    found = run("finetune", config, *own, f"--workdir={out}", f"--seeds={seeds}", "--report=test", "--lrs", *LRS)
+    values: list[float] = found["best"]["test/accuracy"]["values"]
+    return values
+
+
+def mean_and_interval(values: list[float]) -> str:
+    mean = 100 * statistics.mean(values)
+    if len(values) not in T_95:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {100 * T_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5:.2f}"
+
+
+def naive_bayes(folder: Path) -> float:
+    """Accuracy of word-presence naive Bayes on the scored part."""
+    rows = {split: [json.loads(line) for line in (folder / f"{split}.jsonl").read_text().splitlines()] for split in ("train", "test")}
+    counts = {label: Counter() for label in ("neg", "pos")}  # type: dict[str, Counter[str]]
+    for row in rows["train"]:
+        counts[row["label"]].update(set(row["text"].split()))
+    totals, words = {label: sum(own.values()) for label, own in counts.items()}, set().union(*counts.values())
+
+    def nats(row: Row, label: str) -> float:
+        return sum(math.log((counts[label][word] + 1) / (totals[label] + len(words))) for word in set(row["text"].split()) & words)
+
+    right = [(nats(row, "pos") > nats(row, "neg")) == (row["label"] == "pos") for row in rows["test"]]
+    return sum(right) / len(right)
+
+
+def polarity(args: argparse.Namespace) -> list[Row]:
+    folder, words = polarity_data(args)
+    run("train", f"--config={ROOT}/configs/polarity.py:causal", *words, f"--workdir={folder}/causal")
+    model = [f"--config.model.{key}={value}" for key, value in SCRATCH.items()]
+    pretrained = finetuned(folder, folder / "causal", folder / "from-causal", args.seeds)
+    scratch = finetuned(folder, None, folder / "from-scratch", args.seeds, *model)
+    gain = statistics.mean(pretrained) - statistics.mean(scratch)
+    floor = f"naive Bayes on this split {100 * naive_bayes(folder):.1f}"
+    return [
+        {"what": f"sentence polarity, fine-tuned, % right, {args.seeds} seeds", "found": mean_and_interval(pretrained), "floor": floor,
+         "to_reach": "≥ 78"},
+        {"what": "the same network from scratch", "found": mean_and_interval(scratch)},
+        {"what": "gain, points", "found": f"{100 * gain:.2f}", "to_reach": "≥ 2"},
+    ]  # fmt: skip
+
+
+def rtd(args: argparse.Namespace) -> list[Row]:
+    folder, words = polarity_data(args)
+    rows = []
+    for objective in ("masked", "replaced_token"):
+        found = []
+        for seed in range(args.seeds):
+            trunk = folder / f"{objective}-{seed}"
+            own = [f"--config={ROOT}/configs/polarity.py:{objective}", *words, f"--config.train.seed={seed}", f"--config.data.seed={seed}"]
+            steps = round(PRETRAIN_TFLOP * 1e12 / run("explain_config", *own)["derived"]["flops_per_step"])
+            run("train", *own, f"--config.train.steps={steps}", "--config.eval.every=0", f"--workdir={trunk}")
+            found += finetuned(folder, trunk, folder / f"from-{objective}-{seed}", 1)
+        what = f"{objective}, {PRETRAIN_TFLOP:g} TFLOP ({steps:,} steps), fine-tuned, % right, {args.seeds} seeds"
+        rows.append({"what": what, "found": mean_and_interval(found), "to_reach": "the table, whatever it says"})
+    return rows
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "shakespeare": shakespeare, "novels": novels, "blimp": blimp, "polarity": polarity, "rtd": rtd,
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    cli.run(main)
