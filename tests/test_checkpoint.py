@@ -16,7 +16,7 @@ from support import BYTES, documents, experiment, metrics, write_split
 
 from pretrainx.core.errors import GuardStop, InputError, Interrupted
 from pretrainx.models.skeleton import flatten
-from pretrainx.train import loop, signals
+from pretrainx.train import loop, resume, signals
 from pretrainx.train import state as states
 from pretrainx.train.checkpoint import Checkpoints
 
@@ -182,6 +182,18 @@ def test_another_run_is_refused(cache_dir: Path, half: Path, sections: dict[str,
 )
 def test_what_may_change_may_change(cache_dir: Path, half: Path, sections: dict[str, Any], allowed: tuple[str, ...]) -> None:
     assert loop.prepare(experiment(cache_dir, **(RUN | sections)), half, allowed).step == 3
+
+
+def test_a_leaf_that_came_with_a_later_version_stands_for_its_default(cache_dir: Path) -> None:
+    checked = experiment(cache_dir, **RUN)
+    now, identity = json.loads(json.dumps(checked.resolved())), {"model": {}, "vocabulary": "", "data": ""}
+    before = json.loads(json.dumps(now))
+    del before["data"]["rates"], before["model"]["dropout"]
+    facts = {"config": before, "identity": identity}
+    assert resume.check("runs/x", facts, now, identity, (), checked.defaults()) == []
+    now["model"]["dropout"] = 0.5
+    with pytest.raises(InputError, match="model.dropout: None -> 0.5"):
+        resume.check("runs/x", facts, now, identity, (), checked.defaults())
 
 
 def test_another_vocabulary_is_refused(cache_dir: Path, half: Path, tmp_path: Path) -> None:

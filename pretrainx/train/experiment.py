@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
-from pretrainx.core import durations, sections
+from pretrainx.core import durations, schema, sections
 from pretrainx.core.config import Config
 from pretrainx.core.errors import InputError
 from pretrainx.core.vocabulary import Vocabulary
@@ -30,6 +30,11 @@ class Experiment:
     @property
     def name(self) -> str:
         return self.config.name
+
+    def defaults(self) -> dict[str, Any]:
+        """What every leaf is where a config does not name it."""
+        typed = {name: getattr(self, name) for name in ("data", "model", "optim", "mesh", "train", "checkpoint", "eval", "log")}
+        return {name: schema.to_dict(type(section)()) for name, section in typed.items()}
 
     def resolved(self) -> dict[str, Any]:
         """Every leaf with its value: what is written beside the run."""

@@ -69,7 +69,7 @@ def prepare(experiment: Experiment, folder: Path, allowed: Iterable[str] = ()) -
     latest = checkpoints.latest()
     if latest is not None:
         saved = checkpoints.facts(latest)
-        for line in resume.check(folder, saved, facts["config"], identity, allowed):
+        for line in resume.check(folder, saved, facts["config"], identity, allowed, experiment.defaults()):
             log(f"changed since the checkpoint: {line}")
         run.step, run.pending, run.loss = latest, saved["pending"], saved["loss"]
         run.rows_digest = int(saved["rows_sha256"], 16) if multihost.is_first() else 0

@@ -20,10 +20,13 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any,
     return {p: (before.get(p), after.get(p)) for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p)}
 
 
-def check(folder: Any, facts: dict[str, Any], resolved: dict[str, Any], identity: dict[str, Any], allowed: Iterable[str]) -> list[str]:
+def check(
+    folder: Any, facts: dict[str, Any], resolved: dict[str, Any], identity: dict[str, Any], allowed: Iterable[str],
+    defaults: dict[str, Any] | None = None,
+) -> list[str]:  # fmt: skip
     """Lines that show what changed and is accepted.
 
-    `identity` holds hashes and tables (model, vocabulary, data) that must be those of the checkpoint.
+    A leaf that the checkpoint's config lacks, from before there was one, stands for its default. `identity` holds hashes and tables (model, vocabulary, data) that must be those of the checkpoint.
 
     Raises:
       InputError: the checkpoint is of another model, vocabulary or data, or a leaf changed that changes the run.
@@ -31,7 +34,10 @@ def check(folder: Any, facts: dict[str, Any], resolved: dict[str, Any], identity
     allowed = tuple(allowed)
     require_same(folder, facts["identity"], identity, "model", "vocabulary")
     lines = []
+    known, unset = leaves(facts["config"]), leaves(defaults or {})
     for path, (old, new) in difference(facts["config"], resolved).items():
+        if path not in known and path in unset and unset[path] == new:
+            continue
         line = f"{path}: {old!r} -> {new!r}"
         if not path.startswith(FREE) and not any(path == a or path.startswith(a + ".") for a in allowed):
             raise InputError(
