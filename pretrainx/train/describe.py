@@ -47,8 +47,8 @@ def compile_and_say(program: Program, mixture: Mixture) -> Any:
         log(f"  data {source.name}: {source.windows.num_tokens:,} tokens, {rows:,} rows, {share:.1%} of the batch, {passes:.2f} epochs")
         if passes > program.experiment.data.max_epochs:
             log(
-                f"  warning: {source.name} is repeated {passes:.1f} times, more than data.max_epochs {program.experiment.data.max_epochs:g}: "
-                "repeated text teaches less and less; lower its rate, or bring more of it"
+                f"  warning: {source.name} is repeated {passes:.1f} times, more than data.max_epochs "
+                f"{program.experiment.data.max_epochs:g}: repeated text teaches less and less; lower its rate, or bring more of it"
             )
     mesh, rows = facts["mesh"], facts["batch_per_shard"]
     log(f"  mesh {mesh}, {rows} rows a shard, {facts['tokens_per_step']:,} tokens a step, {facts['steps']:,} steps")

@@ -21,9 +21,13 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any,
 
 
 def check(
-    folder: Any, facts: dict[str, Any], resolved: dict[str, Any], identity: dict[str, Any], allowed: Iterable[str],
+    folder: Any,
+    facts: dict[str, Any],
+    resolved: dict[str, Any],
+    identity: dict[str, Any],
+    allowed: Iterable[str],
     defaults: dict[str, Any] | None = None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Lines that show what changed and is accepted.
 
     A leaf that the checkpoint's config lacks, from before there was one, stands for its default. `identity` holds hashes and tables (model, vocabulary, data) that must be those of the checkpoint.
