@@ -30,7 +30,8 @@ def check(
 ) -> list[str]:
     """Lines that show what changed and is accepted.
 
-    A leaf that the checkpoint's config lacks, from before there was one, stands for its default. `identity` holds hashes and tables (model, vocabulary, data) that must be those of the checkpoint.
+    A leaf that the checkpoint's config lacks, from before there was one, stands for its default. `identity` holds hashes and
+    tables (model, vocabulary, data) that must be those of the checkpoint.
 
     Raises:
       InputError: the checkpoint is of another model, vocabulary or data, or a leaf changed that changes the run.
