@@ -1,0 +1,365 @@
+"""Duplicates: what is found, against sets of strings and the theory of MinHash; what stays; that no grouping of the work shows."""
+
+import dataclasses
+import itertools
+import json
+import random
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("numba")
+
+from pretrainx.core.errors import InputError
+from pretrainx.curate.deduplicate import clusters, columns, find, lsh, near, shingles
+from pretrainx.curate.deduplicate.near import Settings
+from pretrainx.curate.documents import Batch, Document
+
+# Letters that fold to several, merge with the next, or are words by themselves; spaces of other kinds.
+ODD = "aAéßﬁİıſǰŉ½²…\u0301\u0308\u00a0\u2009\u00ad_09 \n.-漢字かながカﾞ한ᄒ\u1161นี้ไμµΣςॐक्षि\U0001d400\U00020000"
+TEXTS = st.lists(st.text(st.sampled_from(ODD) | st.characters(exclude_categories=("Cs",)), max_size=60), max_size=6)
+
+
+def batch(texts: Sequence[str], sources: Sequence[str] = ()) -> Batch:
+    return Batch(
+        [Document(str(i), text, f"#{i}", source) for i, (text, source) in enumerate(itertools.zip_longest(texts, sources, fillvalue=""))]
+    )
+
+
+def python_words(text: str) -> list[str]:
+    return shingles.WORD.findall(shingles.fold(text))
+
+
+def python_set(text: str, n: int) -> set[tuple[str, ...]]:
+    words = python_words(text)
+    return {tuple(words[i : i + n]) for i in range(max(len(words) - n + 1, min(len(words), 1)))}
+
+
+def jaccard(one: str, other: str, n: int) -> float:
+    a, b = python_set(one, n), python_set(other, n)
+    return len(a & b) / len(a | b) if a | b else 0.0
+
+
+def prose(seed: int, words: int) -> str:
+    """Words of Zipf-like frequency, as text: no two seeds have many 5-grams in common."""
+    rng = random.Random(seed)
+    return " ".join(f"w{int(rng.paretovariate(0.7))}" for _ in range(words))
+
+
+def edited(text: str, rate: float, seed: int) -> str:
+    """`rate` of the words, scattered, each another."""
+    rng, words = random.Random(seed), text.split()
+    for i in rng.sample(range(len(words)), max(1, round(rate * len(words)))):
+        words[i] = f"new{rng.randrange(10**9)}"
+    return " ".join(words)
+
+
+def pairs_of(found: dict[str, np.ndarray]) -> dict[int, int]:
+    return dict(zip(found["index"].tolist(), found["kept"].tolist(), strict=True))
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS)
+def test_words_are_those_that_a_regular_expression_finds_in_folded_text(texts: list[str]) -> None:
+    found = shingles.words(batch(texts))
+    expected = [python_words(text) for text in texts]
+    assert np.diff(found.bounds).tolist() == list(map(len, expected))
+    names: dict[int, str] = {}
+    hashes: dict[str, int] = {}
+    for value, word in zip(found.values.tolist(), itertools.chain(*expected), strict=True):
+        assert names.setdefault(value, word) == word and hashes.setdefault(word, value) == value
+
+
+@settings(max_examples=100, deadline=None)
+@given(TEXTS, st.integers(1, 4))
+def test_words_do_not_depend_on_the_batch(texts: list[str], n: int) -> None:
+    whole = shingles.sets(shingles.shingles(shingles.words(batch(texts)), n))
+    for i, text in enumerate(texts):
+        alone = shingles.sets(shingles.shingles(shingles.words(batch([text])), n))
+        assert np.array_equal(whole.of(i), alone.of(0))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("ab é\u0301ﬁ漢"), max_size=40), st.text(st.sampled_from("ab é\u0301ﬁ漢"), max_size=40), st.integers(1, 3))
+def test_similarity_is_that_of_sets_of_strings(one: str, other: str, n: int) -> None:
+    setting = Settings(ngram=n, min_jaccard=0.0)
+    sets = [near.shingle_sets([batch([one, other])], setting)]
+    pair = {"first": np.array([0]), "second": np.array([1])}
+    found = near.verify([pair], sets, 0, setting)
+    a, b = python_set(one, n), python_set(other, n)
+    assert found["jaccard"].tolist() == [len(a & b) / len(a | b) if a | b else 0.0]
+    assert found["containment"].tolist() == [len(a & b) / len(b) if b else 0.0]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from(ODD) | st.characters(exclude_categories=("Cs",)), max_size=60))
+def test_positions_lead_back_to_the_characters_of_a_word(text: str) -> None:
+    values, starts, ends = shingles.positions(text)
+    assert np.array_equal(values, shingles.words(batch([text])).values)
+    assert (starts < ends).all() and (starts >= 0).all() and (ends <= len(text)).all()
+    assert (np.diff(starts) >= 0).all()
+    for start, end, word in zip(starts.tolist(), ends.tolist(), python_words(text), strict=True):
+        assert word in shingles.fold(text[start:end])
+
+
+def test_positions_by_hand() -> None:
+    text = "Ein ﬁnes Cafe\u0301, 漢字!"
+    _, starts, ends = shingles.positions(text)
+    assert [text[a:b] for a, b in zip(starts, ends, strict=True)] == ["Ein", "ﬁnes", "Cafe\u0301", "漢", "字"]
+
+
+def test_signatures_are_minima_of_permutations() -> None:
+    values = np.random.default_rng(0).integers(0, 2**64, 23, np.uint64)
+    found = shingles.Hashes(values, np.array([0, 0, 1, 10, 23]))
+    got = lsh.signatures(found, 600, seed=3)
+    a, b = (part.astype(np.uint64) for part in lsh.permutations(600, 3))
+    for d in range(4):
+        expected = [(a * x + b) % 2**32 for x in found.of(d) % 2**32]
+        assert np.array_equal(got[d], np.min(expected, 0) if expected else np.full(600, 2**32 - 1))
+
+
+@pytest.mark.parametrize(("bands", "rows"), [(14, 8), (64, 3), (64, 4)])
+@pytest.mark.parametrize("similarity", [0.2, 0.4, 0.6, 0.8])
+def test_candidates_follow_the_theoretical_curve(bands: int, rows: int, similarity: float) -> None:
+    """2,000 pairs of sets of this Jaccard similarity; the share that meets in a band lies within 4 standard deviations of a binomial."""
+    pairs, size = 2000, 200
+    common = round(2 * size * similarity / (1 + similarity))
+    drawn = np.random.default_rng(7).integers(0, 2**64, (pairs, 2 * size - common), np.uint64)
+    one, other = drawn[:, :size], drawn[:, size - common :]
+    exact = common / (2 * size - common)
+    keys = [
+        lsh.band_keys(lsh.signatures(shingles.Hashes(part.ravel(), np.arange(pairs + 1) * size), bands * rows, 0), bands, rows)
+        for part in (one, other)
+    ]
+    met = (keys[0] == keys[1]).any(1).mean()
+    expected = lsh.chance(exact, bands, rows)
+    assert abs(met - expected) <= 4 * np.sqrt(expected * (1 - expected) / pairs) + 1 / pairs
+    # and single minima estimate the similarity itself
+    minima = [lsh.signatures(shingles.Hashes(part.ravel(), np.arange(pairs + 1) * size), 256, 0) for part in (one, other)]
+    assert abs((minima[0] == minima[1]).mean() - exact) < 4 * np.sqrt(exact * (1 - exact) / (256 * pairs))
+
+
+@pytest.mark.parametrize(
+    ("preset", "least"),
+    [
+        ("default", {0.01: 1.0, 0.05: 0.99, 0.1: 0.85}),
+        ("sensitive", {0.01: 1.0, 0.05: 1.0, 0.1: 0.99, 0.2: 0.9}),
+        ("fineweb", {0.01: 0.97}),
+    ],
+)
+def test_planted_copies_are_found_and_nothing_else(preset: str, least: dict[float, float]) -> None:
+    texts = [prose(i, 150 + i % 300) for i in range(400)]
+    for rate, share in least.items():
+        copies = [edited(text, rate, i) for i, text in enumerate(texts[:200])]
+        found = pairs_of(find.find([*texts, *copies], near.preset(preset)))
+        assert all(index == kept + 400 for index, kept in found.items())  # each drop is a copy, for its original
+        assert len(found) >= share * 200
+
+
+def test_what_is_dropped_is_near_what_is_kept_and_by_exactly_that_much() -> None:
+    texts = [prose(i, 120) for i in range(30)]
+    texts += [edited(text, rate, i) for i, text in enumerate(texts) for rate in (0.02, 0.08, 0.12)]
+    found = find.find(texts)
+    assert len(found["index"]) > 50
+    for index, kept, similarity in zip(found["index"], found["kept"], found["similarity"], strict=True):
+        assert similarity == jaccard(texts[index], texts[kept], 5) >= 0.35
+        assert kept not in found["index"]
+
+
+def test_a_chain_loses_its_middle_only() -> None:
+    """A ~ B ~ C with A and C unlike: dropping by connected components would lose C, which is like nothing that is kept."""
+    words = prose(1, 200).split()
+    a, b, c = (" ".join(words[i : i + 100]) for i in (0, 35, 70))
+    assert jaccard(a, b, 5) > 0.4 < jaccard(b, c, 5) and jaccard(a, c, 5) < 0.3
+    assert pairs_of(find.find([a, b, c])) == {1: 0}
+    assert pairs_of(find.find([b, a, c])) == {1: 0, 2: 0}
+    assert pairs_of(find.find([a, c, b])) == {2: 1 if jaccard(c, b, 5) > jaccard(a, b, 5) else 0}
+
+
+def greedy(texts: Sequence[str], setting: Settings) -> dict[int, int]:
+    """What is promised, in as few words as Python has: by order of keeping, drop what is near an earlier one that stays."""
+    kept: list[int] = []
+    dropped: dict[int, int] = {}
+    order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]) if setting.keep == "longest" else 0, i))
+    for i in order:
+        best = max(kept, key=lambda k: jaccard(texts[k], texts[i], setting.ngram), default=i)
+        if best != i and python_words(texts[i]) and jaccard(texts[best], texts[i], setting.ngram) >= setting.min_jaccard:
+            dropped[i] = best
+        else:
+            kept.append(i)
+    return dropped
+
+
+@pytest.mark.parametrize("keep", ["first", "longest"])
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.sampled_from("abcd"), max_size=7).map(" ".join), max_size=14))
+def test_the_choice_is_the_greedy_one(keep: str, texts: list[str]) -> None:
+    # 256 bands of one row: that two texts of Jaccard >= .5 meet in none has the chance 2^-256
+    setting = Settings(ngram=1, bands=256, rows=1, min_jaccard=0.5, keep=keep)
+    assert pairs_of(find.find(texts, setting)) == greedy(texts, setting)
+
+
+def corpus() -> list[str]:
+    texts = [prose(i, 40 + i) for i in range(60)]
+    texts += [edited(text, 0.05, i) for i, text in enumerate(texts[:30])] + texts[10:25] + ["", "...", "short", "Short!", "short"]
+    random.Random(0).shuffle(texts)
+    return texts
+
+
+@pytest.mark.parametrize("keep", ["first", "longest", "source"])
+def test_neither_batches_nor_shards_nor_partitions_show(keep: str) -> None:
+    texts = corpus()
+    sources = [["web", "books", "else"][len(text) % 3] for text in texts]
+    setting = Settings(keep=keep, sources=("books", "web"))
+    whole = find.find([batch(texts, sources)], setting)
+    assert len(whole["index"]) >= 45
+    for size, shards, rows in [(1, 7, 100), (10, 3, 1000), (50, 2, 64), (200, 1, 500)]:
+        parts = [batch(texts[i : i + size], sources[i : i + size]) for i in range(0, len(texts), size)]
+        found = find.find(parts, setting, shards=shards, rows_at_once=rows)
+        assert all(np.array_equal(found[name], whole[name]) for name in whole)
+
+
+def test_small_limits_of_memory_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = corpus()
+    whole = find.find(texts)
+    monkeypatch.setattr(near, "_PAIRS_AT_ONCE", 3)
+    monkeypatch.setattr(near, "_HASHES_AT_ONCE", 100)
+    found = find.find(texts)
+    assert all(np.array_equal(found[name], whole[name]) for name in whole)
+
+
+def test_files_give_what_memory_gives(tmp_path: Path) -> None:
+    texts, setting = corpus(), Settings()
+    shards = [[batch(texts[i::3])] for i in range(3)]
+
+    def run(keep: Any) -> dict[str, np.ndarray]:
+        sketches = [keep(near.sketch(shard, setting), f"sketch-{i}") for i, shard in enumerate(shards)]
+        pairs = [keep(near.candidates(sketches, keys, setting), f"pairs-{i}") for i, keys in enumerate(near.partitions(sketches, 500))]
+        assert len(pairs) > 5
+        sets = [keep(near.shingle_sets(shard, setting, near.members(pairs, i)), f"sets-{i}") for i, shard in enumerate(shards)]
+        verified = [keep(near.verify(pairs, sets, i, setting), f"near-{i}") for i in range(3)]
+        return clusters.representatives(verified, sketches)
+
+    memory = run(lambda table, name: table)
+    files = run(lambda table, name: columns.write(tmp_path / name, table))
+    assert len(memory["place"]) > 30
+    assert all(np.array_equal(memory[name], files[name]) for name in memory)
+    dropped = columns.write(tmp_path / "dropped", files)
+    mine = columns.in_shard(dropped, "place", ["place", "kept"], 1)
+    assert np.array_equal(mine[0], memory["place"][(memory["place"] >> 32) == 1])
+    assert sum((size - 1) * count for size, count in clusters.sizes(dropped).items()) == len(memory["place"])
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_the_preferred_copy_stays() -> None:
+    text = prose(0, 100)
+    three = [edited(text, 0.02, 1), text + " " + prose(9, 20), edited(text, 0.02, 2)]
+    assert pairs_of(find.find(three)) == {1: 0, 2: 0}
+    assert pairs_of(find.find(three, Settings(keep="longest"))).keys() == {0, 2}
+    named = [batch(three, ["web", "web", "books"])]
+    assert pairs_of(find.find(named, Settings(keep="source", sources=("books", "web")))) == {0: 2, 1: 2}
+    assert pairs_of(find.find(named, Settings(keep="source", sources=("books",)))) == {0: 2, 1: 2}
+
+
+def test_an_index_drops_its_copies_and_loses_nothing() -> None:
+    setting = Settings(keep="longest")
+    old = [[batch([prose(0, 100), prose(0, 100), prose(1, 100)])]]
+    new = [[batch([prose(2, 90), edited(prose(1, 100), 0.03, 1) + " and some longer end"])], [batch([prose(2, 90), prose(0, 100)])]]
+    sketches = [near.sketch(shard, setting) for shard in (*old, *new)]
+    pairs = [near.candidates(sketches, keys, setting, index=1) for keys in near.partitions(sketches)]
+    sets = [near.shingle_sets(old[0], setting), *(near.shingle_sets(s, setting, near.members(pairs, 1 + i)) for i, s in enumerate(new))]
+    verified = [near.verify(pairs, sets, shard, setting) for shard in range(3)]
+    dropped = clusters.representatives(verified, sketches, index=1)
+    found = dict(zip(dropped["place"].tolist(), dropped["kept"].tolist(), strict=True))
+    at = lambda shard, i: shard << 32 | i  # noqa: E731
+    assert found == {at(1, 1): at(0, 2), at(2, 0): at(1, 0), at(2, 1): at(0, 0)}
+
+
+def test_a_text_repeated_often_costs_no_more_than_its_number() -> None:
+    """1,000 equal documents make 999 pairs, 1,000 that merely share a band at most 2 * reach each."""
+    setting = Settings()
+    copies = [batch([prose(0, 50)] * 1000)]
+    sketches = [near.sketch(copies, setting)]
+    pairs = [near.candidates(sketches, keys, setting) for keys in near.partitions(sketches, 1000)]
+    assert sum(len(part["first"]) for part in pairs) <= 999 * len(pairs)
+    assert set(pairs_of(find.find(copies)).values()) == {0} and len(find.find(copies)["index"]) == 999
+    like = [" ".join(["all"] * 60 + [f"x{i}"]) for i in range(300)]
+    sketches = [near.sketch([batch(like)], dataclasses.replace(setting, reach=4))]
+    pairs = [near.candidates(sketches, keys, dataclasses.replace(setting, reach=4)) for keys in near.partitions(sketches)]
+    assert 299 <= sum(len(part["first"]) for part in pairs) <= 300 * 8 * 64
+    assert set(pairs_of(find.find(like, Settings(reach=4, min_jaccard=0.1, rows=1))).values()) == {0}
+
+
+def test_every_pair_of_a_small_band_and_a_linear_number_of_a_large_one() -> None:
+    for size, reach in itertools.product((1, 2, 5, 9, 40), (1, 2, 4)):
+        one, other = near._pair(np.arange(size), np.array([0, size]), reach, int(near._count_pairs(np.array([size]), reach)[0]))
+        expected = [(j, i) for i in range(size) for j in range(i) if j < reach or j >= i - reach]
+        assert sorted(zip(one.tolist(), other.tolist(), strict=True)) == sorted(expected)
+        if size <= 2 * reach + 1:
+            assert len(expected) == size * (size - 1) // 2
+
+
+def test_nothing_to_find() -> None:
+    for texts in ([], [""], ["", "", "..."], ["a"], ["a", "b", "c d e f g h"]):
+        assert pairs_of(find.find(texts)) == {}
+    assert pairs_of(find.find(["a", "A!", "ａ"])) == {1: 0, 2: 0}
+
+
+def test_containment_finds_a_text_quoted_whole() -> None:
+    inner = prose(0, 100)
+    outer = prose(1, 300) + " " + inner + " " + prose(2, 300)
+    assert pairs_of(find.find([outer, inner])) == {}
+    wide = Settings(bands=400, rows=1, min_containment=0.9)
+    assert pairs_of(find.find([outer, inner], wide)) == {1: 0}
+    assert pairs_of(find.find([inner, outer], wide)) == {}  # most of the longer text is nowhere else
+    assert pairs_of(find.find([inner, outer], dataclasses.replace(wide, keep="longest"))) == {0: 1}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: near.preset("finweb"), ["deduplicate.near.preset", "did you mean 'fineweb'"]),
+        (lambda: near.preset("fineweb", band=3), ["unknown setting 'band'", "did you mean 'bands'"]),
+        (lambda: Settings(keep="longer"), ["keep = 'longer'", "did you mean 'longest'"]),
+        (lambda: Settings(keep="source"), ["needs deduplicate.near.sources"]),
+        (lambda: Settings(bands=0), ["bands = 0", "from 1"]),
+        (lambda: Settings(min_jaccard=40), ["min_jaccard = 40", "from 0 to 1"]),
+        (lambda: columns.column(Path("/nowhere"), "key"), ["/nowhere", "'key'", "not found"]),
+    ],
+)
+def test_errors_name_what_is_wrong(make: Any, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        make()
+    assert not [word for word in words if word not in str(caught.value)], str(caught.value)
+
+
+def test_a_cut_off_table_is_named(tmp_path: Path) -> None:
+    folder = columns.write(tmp_path / "t", {"key": np.arange(100)})
+    path = folder / "key.npy"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(InputError, match="key.npy cannot be read"):
+        columns.column(folder, "key")
+
+
+def shared(name: str) -> Iterator[dict[str, Any]]:
+    import gzip
+
+    path = Path(__file__).parents[1].parent / "shared" / "data" / name
+    if not path.exists():
+        pytest.skip(f"real text is not here: {path}")
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        yield from map(json.loads, stream)
+
+
+def test_real_chapters_are_no_duplicates_and_their_edited_copies_are() -> None:
+    texts = [record["text"] for record in shared("pretrain/standardebooks.jsonl.gz")][:150]
+    copies = [re.sub(r"\s+", " ", edited(text, 0.05, i)) for i, text in enumerate(texts)]
+    assert pairs_of(find.find(texts)) == {}
+    found = pairs_of(find.find([*texts, *copies]))
+    assert found == {150 + i: i for i in range(150)}
