@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from pretrainx.core.errors import InputError
-from pretrainx.curate.deduplicate import clusters, columns, find, lsh, near, shingles
+from pretrainx.curate.deduplicate import clusters, columns, exact, find, lsh, near, shingles
 from pretrainx.curate.deduplicate.near import Settings
 from pretrainx.curate.documents import Batch, Document
 
@@ -363,3 +363,96 @@ def test_real_chapters_are_no_duplicates_and_their_edited_copies_are() -> None:
     assert pairs_of(find.find(texts)) == {}
     found = pairs_of(find.find([*texts, *copies]))
     assert found == {150 + i: i for i in range(150)}
+
+
+def exact_pairs(
+    parts: Sequence[Sequence[Batch]], folded: bool = False, rows: int = 8_000_000, index: int = 0, keep: str = "first"
+) -> dict[int, int]:
+    tables = [exact.documents(part, folded, Settings(keep=keep)) for part in parts]
+    found = [exact.duplicates(tables, keys, index) for keys in exact.partitions(tables, rows)]
+    return {int(a): int(b) for part in found for a, b in zip(part["place"], part["kept"], strict=True)}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["a", "A", " a\n", "ﬁ", "fi", "e\u0301", "é", ""]), max_size=12), st.booleans(), st.integers(1, 4))
+def test_equal_documents_are_those_that_a_dict_finds(texts: list[str], folded: bool, rows: int) -> None:
+    first: dict[str, int] = {}
+    expected = {}
+    for i, text in enumerate(texts):
+        name = exact.normal(text) if folded else text
+        if first.setdefault(name, i) != i:
+            expected[i] = first[name]
+    assert exact_pairs([[batch(texts)]], folded, rows) == expected
+    halves = [[batch(texts[: len(texts) // 2])], [batch([text]) for text in texts[len(texts) // 2 :]]]
+    place = lambda i: i if i < len(texts) // 2 else 1 << 32 | i - len(texts) // 2  # noqa: E731
+    assert exact_pairs(halves, folded, rows) == {place(a): place(b) for a, b in expected.items()}
+
+
+def test_equal_documents_of_an_index_and_by_preference() -> None:
+    assert exact_pairs([[batch(["a", "a"])], [batch(["b", "a", "b"])]], index=1) == {1 << 32 | 1: 0, 1 << 32 | 2: 1 << 32}
+    assert exact_pairs([[batch(["A", "a ", "a"])]], folded=True, keep="longest") == {0: 1, 2: 1}
+
+
+def test_hashes_are_those_of_another_implementation() -> None:
+    import hashlib
+
+    table = exact.documents([batch(["x", "é" * 1000])])
+    rows = np.argsort(table["index"])
+    for i, text in zip(rows, ["x", "é" * 1000], strict=True):
+        assert table["key"][i].tobytes() + table["low"][i].tobytes() == hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def passages_of(text: str, unit: str) -> list[str]:
+    pieces = text.split("\n") if unit == "line" else re.split(r"\n[^\S\n]*(?=\n)", text)
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
+def without_repeated(parts: Sequence[Sequence[Batch]], form: exact.Passages, rows: int = 8_000_000) -> list[str]:
+    tables = [exact.passages(part, form) for part in parts]
+    found = [exact.repeated(tables, keys) for keys in exact.partitions(tables, rows)]
+    place, number = (np.concatenate([table[name] for table in found]) for name in ("place", "number"))
+    order = np.lexsort((number, place))
+    drops = {"place": place[order], "number": number[order]}
+    texts = []
+    for shard, part in enumerate(parts):
+        mine, numbers = columns.in_shard(drops, "place", ["place", "number"], shard)
+        start = 0
+        for each in part:
+            shorter, lost = exact.cut(each, form, start, mine & 0xFFFFFFFF, numbers)
+            assert lost.tolist() == [
+                len(a) - len(b) if b else lost[i] for i, (a, b) in enumerate(zip(each.texts, shorter.texts, strict=True))
+            ]
+            texts += shorter.texts
+            start += len(each)
+    return texts
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraph"])
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(st.sampled_from("ab\n \t\u2003"), max_size=14), max_size=6), st.integers(1, 3), st.integers(1, 5))
+def test_passages_seen_before_go_and_the_rest_stays(unit: str, texts: list[str], least: int, rows: int) -> None:
+    seen: set[str] = set()
+    expected = []
+    for text in texts:
+        kept = []
+        for passage in passages_of(text, unit):
+            if len(passage) < least or passage not in seen:
+                kept.append(passage)
+            if len(passage) >= least:
+                seen.add(passage)
+        expected.append(kept)
+    form = exact.Passages(unit, least)
+    found = without_repeated([[batch(texts)]], form)
+    assert [passages_of(text, unit) for text in found] == expected
+    assert [
+        a for a, b, k in zip(texts, found, expected, strict=True) if a != b and k == passages_of(a, unit)
+    ] == []  # untouched ones stay as they are
+    assert without_repeated([[batch(texts[:2]), batch(texts[2:3])], [batch(texts[3:])]], form, rows) == found
+
+
+def test_passages_by_hand() -> None:
+    menu = "Home | Products | Contact | About us"
+    texts = [f"{menu}\nFirst page.\n\n{menu}\n", f"  {menu}\t\nSecond page.\n{menu}", menu]
+    assert without_repeated([[batch(texts)]], exact.Passages()) == [f"{menu}\nFirst page.\n\n", "Second page.\n", ""]
+    paragraphs = ["One\nparagraph of two lines.\n\n\nAnother one.", "Other text.\n\nOne\nparagraph of two lines.\n \nEnd."]
+    assert without_repeated([[batch(paragraphs)]], exact.Passages("paragraph", 10)) == [paragraphs[0], "Other text.\n\nEnd."]
