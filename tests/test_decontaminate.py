@@ -230,7 +230,7 @@ def test_errors_of_settings_and_sets(tmp_path: Path) -> None:
         (lambda: Settings(ngram=5), ["min_words = 8 and ngram = 5"]),
         (lambda: decontaminate.build({}, Settings()), ["decontaminate.sets is empty"]),
         (lambda: decontaminate.build({"a": EvaluationSet("nowhere/*")}, Settings()), ["decontaminate.sets.a", "without a match"]),
-        (lambda: decontaminate.build({"a": EvaluationSet(short)}, Settings()), ["sets.a", "none of its 1 items", "8 words"]),
+        (lambda: decontaminate.build({"a": EvaluationSet(short)}, Settings()), ["sets.a", "none of 1 items", "8 words"]),
         (lambda: decontaminate.build({"a": EvaluationSet(short, ("txt",))}, Settings()), ["record 1", "did you mean 'text'"]),
         (lambda: decontaminate.build({"a": EvaluationSet(short, id_key="txt")}, Settings()), ["record 1", "no field 'txt'"]),
         (lambda: decontaminate.build({"a": EvaluationSet(str(bad))}, Settings()), ["bad.jsonl, record 2", "not valid JSON"]),

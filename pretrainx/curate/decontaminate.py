@@ -129,7 +129,7 @@ def build(sets: Mapping[str, EvaluationSet], settings: Settings) -> Index:
         facts[name]["looked_for"] = looked_for[name]
         if not looked_for[name]:
             raise InputError(
-                f"decontaminate.sets.{name}: none of its {facts[name]['items']} items has {settings.min_words} words (decontaminate.min_words)"
+                f"decontaminate.sets.{name}: none of {facts[name]['items']} items has {settings.min_words} words (decontaminate.min_words)"
             )
     order = np.lexsort((item, key))
     key, item = key[order], item[order]
