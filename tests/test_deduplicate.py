@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from pretrainx.core.errors import InputError
-from pretrainx.curate.deduplicate import clusters, columns, exact, find, lsh, near, shingles
+from pretrainx.curate.deduplicate import clusters, columns, exact, find, index, lsh, near, shingles
 from pretrainx.curate.deduplicate.near import Settings
 from pretrainx.curate.documents import Batch, Document
 
@@ -167,8 +167,8 @@ def test_what_is_dropped_is_near_what_is_kept_and_by_exactly_that_much() -> None
     texts += [edited(text, rate, i) for i, text in enumerate(texts) for rate in (0.02, 0.08, 0.12)]
     found = find.find(texts)
     assert len(found["index"]) > 50
-    for index, kept, similarity in zip(found["index"], found["kept"], found["similarity"], strict=True):
-        assert similarity == jaccard(texts[index], texts[kept], 5) >= 0.35
+    for dropped, kept, similarity in zip(found["index"], found["kept"], found["similarity"], strict=True):
+        assert similarity == jaccard(texts[dropped], texts[kept], 5) >= 0.35
         assert kept not in found["index"]
 
 
@@ -456,3 +456,49 @@ def test_passages_by_hand() -> None:
     assert without_repeated([[batch(texts)]], exact.Passages()) == [f"{menu}\nFirst page.\n\n", "Second page.\n", ""]
     paragraphs = ["One\nparagraph of two lines.\n\n\nAnother one.", "Other text.\n\nOne\nparagraph of two lines.\n \nEnd."]
     assert without_repeated([[batch(paragraphs)]], exact.Passages("paragraph", 10)) == [paragraphs[0], "Other text.\n\nEnd."]
+
+
+def test_folded_texts_are_equal_where_only_style_differs() -> None:
+    assert exact.normal(" It\u2019s \u00a0 a \u201cFINE\u201d\n\ufb01nish ") == exact.normal('it\'s a "fine" finish')
+    assert exact.normal("It's") != exact.normal("Its")
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_an_index_on_disk_stands_for_its_texts(tmp_path: Path, size: int) -> None:
+    setting = Settings()
+    old, new = corpus(), [edited(prose(3, 43), 0.03, 5), prose(99, 50), prose(4, 44)]
+    for shard, texts in (("b", old[60:]), ("a", old[:60])):
+        index.add(tmp_path, shard, [batch(texts[i : i + size]) for i in range(0, len(texts), size)], setting)
+    kept = index.read(tmp_path, setting)
+    assert len(kept) == 2 and kept.id(1 << 32 | 2) == str(2 % size)  # `batch` numbers from 0
+    shard = [batch(new)]
+    sketches = [*kept.near, near.sketch(shard, setting)]
+    pairs = [near.candidates(sketches, keys, setting, index=2) for keys in near.partitions(sketches, 1000)]
+    sets = [*kept.sets, near.shingle_sets(shard, setting, near.members(pairs, 2))]
+    dropped = clusters.representatives([near.verify(pairs, sets, i, setting) for i in range(3)], sketches, index=2)
+    whole = [old[:60], old[60:]]
+    for place, by, similarity in zip(dropped["place"], dropped["kept"], dropped["similarity"], strict=True):
+        assert similarity == jaccard(new[place - (2 << 32)], whole[by >> 32][by & 0xFFFFFFFF], 5)
+    assert (dropped["place"] - (2 << 32)).tolist() == [0, 2]
+    tables = [*kept.exact, exact.documents(shard, folded=True)]
+    equal = [exact.duplicates(tables, keys, index=2) for keys in exact.partitions(tables)]
+    assert [int(place) for part in equal for place in part["place"]] == [2 << 32 | 2]
+
+
+def test_an_index_of_other_settings_is_refused(tmp_path: Path) -> None:
+    index.add(tmp_path, "a", [batch(["some text"])], Settings())
+    index.add(tmp_path, "b", [], Settings(min_jaccard=0.9, keep="longest"))  # on these the tables do not depend
+    for act, words in (
+        (lambda: index.read(tmp_path, Settings(ngram=3)), "ngram = 5 there, 3 here"),
+        (
+            lambda: index.add(tmp_path, "c", [], Settings(bands=3), folded=False),
+            "bands = 64 there, 3 here, folded = True there, False here",
+        ),
+        (lambda: index.read(tmp_path / "gone", Settings()), "deduplication index not found"),
+    ):
+        with pytest.raises(InputError, match=words):
+            act()
+    empty = tmp_path / "empty"
+    index._agree(empty, Settings(), True, write=True)
+    with pytest.raises(InputError, match="holds no shard"):
+        index.read(empty, Settings())

@@ -40,8 +40,13 @@ class Passages:
 
 
 def normal(text: str) -> str:
-    """The text folded (NFKC, casefold), each run of white space one space, none around: equal where only these differ."""
-    return " ".join((text.lower() if text.isascii() else fold(text)).split())
+    """The text folded (NFKC, casefold), quotes made plain, each run of white space one space, none around."""
+    if text.isascii():
+        return " ".join(text.lower().split())
+    folded = fold(text)
+    for curly, plain in (("\u2019", "'"), ("\u2018", "'"), ("\u201c", '"'), ("\u201d", '"')):
+        folded = folded.replace(curly, plain)
+    return " ".join(folded.split())
 
 
 def documents(batches: Iterable[Batch], folded: bool = False, settings: near.Settings | None = None) -> dict[str, np.ndarray]:
