@@ -183,11 +183,17 @@ def test_a_chain_loses_its_middle_only() -> None:
 
 
 def greedy(texts: Sequence[str], setting: Settings) -> dict[int, int]:
-    """What is promised, in as few words as Python has: by order of keeping, drop what is near an earlier one that stays."""
+    """What is promised, in as few words as Python has: by order of keeping, drop what is near an earlier one that stays, for the
+    nearest of them; what has the very words of an earlier one shares its fate."""
     kept: list[int] = []
     dropped: dict[int, int] = {}
     order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]) if setting.keep == "longest" else 0, i))
+    first: dict[tuple[str, ...], int] = {}
     for i in order:
+        equal = first.setdefault(tuple(python_words(texts[i])), i)
+        if equal != i and python_words(texts[i]):
+            dropped[i] = dropped.get(equal, equal)
+            continue
         best = max(kept, key=lambda k: jaccard(texts[k], texts[i], setting.ngram), default=i)
         if best != i and python_words(texts[i]) and jaccard(texts[best], texts[i], setting.ngram) >= setting.min_jaccard:
             dropped[i] = best
@@ -197,11 +203,11 @@ def greedy(texts: Sequence[str], setting: Settings) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("keep", ["first", "longest"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.sampled_from("abcd"), max_size=7).map(" ".join), max_size=14))
 def test_the_choice_is_the_greedy_one(keep: str, texts: list[str]) -> None:
-    # 256 bands of one row: that two texts of Jaccard >= .5 meet in none has the chance 2^-256
-    setting = Settings(ngram=1, bands=256, rows=1, min_jaccard=0.5, keep=keep)
+    # 128 bands of one row: that two texts of Jaccard >= .5 meet in none has the chance 2^-128
+    setting = Settings(ngram=1, bands=128, rows=1, min_jaccard=0.5, keep=keep)
     assert pairs_of(find.find(texts, setting)) == greedy(texts, setting)
 
 
@@ -428,7 +434,7 @@ def without_repeated(parts: Sequence[Sequence[Batch]], form: exact.Passages, row
 
 
 @pytest.mark.parametrize("unit", ["line", "paragraph"])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.text(st.sampled_from("ab\n \t\u2003"), max_size=14), max_size=6), st.integers(1, 3), st.integers(1, 5))
 def test_passages_seen_before_go_and_the_rest_stays(unit: str, texts: list[str], least: int, rows: int) -> None:
     seen: set[str] = set()

@@ -15,7 +15,8 @@ def representatives(pairs: Sequence[Table], sketches: Sequence[Table], index: in
     Documents are decided in the order of keeping: one is dropped where an earlier one that stays is near it (`near.verify`'s pairs), so
     that in a chain A ~ B ~ C, with A and C unlike, B goes and C stays, and nothing is dropped without a near copy that is kept. Of
     several the nearest counts, then the earliest. Documents of equal n-grams (Jaccard 1) share their fate, since they are equally near
-    to everything: `near.candidates` need not pair each of them. Documents of the index (the first `index` shards) always stay.
+    to everything: `near.candidates` need not pair each of them, and a copy that came between may be nearer than the one that is named.
+    Documents of the index (the first `index` shards) always stay.
 
     Memory: 40 bytes for each pair.
     """
