@@ -234,6 +234,7 @@ def test_neither_batches_nor_shards_nor_partitions_show(keep: str) -> None:
 def test_small_limits_of_memory_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = corpus()
     whole = find.find(texts)
+    monkeypatch.setattr(near, "_MINIMA_AT_ONCE", 1000)
     monkeypatch.setattr(near, "_PAIRS_AT_ONCE", 3)
     monkeypatch.setattr(near, "_HASHES_AT_ONCE", 100)
     found = find.find(texts)

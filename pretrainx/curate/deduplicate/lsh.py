@@ -29,9 +29,17 @@ def permutations(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def signatures(found: Hashes, count: int, seed: int) -> np.ndarray:
     """uint32[documents, count]: each document's least value under each permutation; 2^32 - 1 for a document without hashes."""
     a, b = permutations(count, seed)
-    out = np.full((len(found), count), 0xFFFFFFFF, np.uint32)
-    for start in range(0, count, _BLOCK):
-        _minima(found.values, found.bounds, a[start : start + _BLOCK], b[start : start + _BLOCK], out[:, start : start + _BLOCK])
+    if count <= _BLOCK:
+        return _block(found, a, b)
+    out = np.empty((len(found), count), np.uint32)
+    for start in range(0, count, _BLOCK):  # rows of a part alone lie close together, which compiles to vector instructions
+        out[:, start : start + _BLOCK] = _block(found, a[start : start + _BLOCK], b[start : start + _BLOCK])
+    return out
+
+
+def _block(found: Hashes, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    out = np.full((len(found), len(a)), 0xFFFFFFFF, np.uint32)
+    _minima(found.values, found.bounds, a, b, out)
     return out
 
 

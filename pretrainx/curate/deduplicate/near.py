@@ -25,6 +25,7 @@ from pretrainx.curate.documents import Batch
 
 KEEP = ("first", "longest", "source")
 _IN_INDEX = -(2**62)  # a rank before all others
+_MINIMA_AT_ONCE = 16_000_000  # 64 MB of signatures
 _PAIRS_AT_ONCE = 4_000_000  # 64 MB of pairs before they are made unique
 _HASHES_AT_ONCE = 16_000_000  # 128 MB of n-gram sets held by one comparison
 
@@ -90,8 +91,11 @@ def sketch(batches: Iterable[Batch], settings: Settings) -> dict[str, np.ndarray
     for batch in batches:
         words = shingles.words(batch)
         ngrams = shingles.shingles(words, settings.ngram)
-        minima = lsh.signatures(ngrams, settings.bands * settings.rows, settings.seed)
-        keys.append(lsh.band_keys(minima, settings.bands, settings.rows))
+        step = max(1, _MINIMA_AT_ONCE // (settings.bands * settings.rows))
+        for start in range(0, len(batch), step):  # many short documents have larger signatures than texts
+            part = Hashes(ngrams.values, ngrams.bounds[start : start + step + 1])
+            minima = lsh.signatures(part, settings.bands * settings.rows, settings.seed)
+            keys.append(lsh.band_keys(minima, settings.bands, settings.rows))
         wholes.append(_hash_all(words.values, words.bounds))
         orders.append(ranks(batch, settings))
     if not keys:
