@@ -509,3 +509,11 @@ def test_an_index_of_other_settings_is_refused(tmp_path: Path) -> None:
     index._agree(empty, Settings(), True, write=True)
     with pytest.raises(InputError, match="holds no shard"):
         index.read(empty, Settings())
+
+
+def test_chinese_is_compared_by_characters() -> None:
+    """Two prints of one poem (Wu Zetian, 7th century): with runs of letters as words each line would be one."""
+    one = "荷恩承顧託，執契恭臨撫。\n廟畧靜邊荒，天兵耀神武。\n有截資先化，無爲遵舊矩。\n禎符降昊穹，大業光寰宇。"
+    other = "荷恩承顧託，執契恭臨撫。\n廟略靜邊荒，天兵曜神武。\n有截資先化，無爲遵舊矩。\n禎符降昊穹，大業光寰宇。"
+    assert len(python_words(one)) == 40
+    assert pairs_of(find.find([one, other, "君不見黃河之水天上來，奔流到海不復回。君不見高堂明鏡悲白髮，朝如青絲暮成雪。"])) == {1: 0}
