@@ -1,0 +1,13 @@
+"""Filters: each file has a `Filter` whose fields are its thresholds and which says of every document "" (keep) or why not."""
+
+from typing import Protocol
+
+from pretrainx.curate.documents import Batch
+
+
+class Filter(Protocol):
+    """What a filter is: a frozen dataclass of thresholds with this one method."""
+
+    def reasons(self, batch: Batch) -> list[str]:
+        """For each document "" to keep it, or "<filter>/<rule>"; depends on the document alone."""
+        ...
