@@ -30,6 +30,7 @@ ICON = 1 << 15  # symbols that are words of their own
 CURRENCY = 1 << 16
 BEFORE_DOT = 1 << 17  # after which a final full stop is split off
 HOST = 1 << 18  # may stand in a host name
+INFIX = 1 << 20  # may be a word of its own between others
 PLAIN = 1 << 19  # ASCII letters: a word of these alone needs no rule but the list of special words
 
 
@@ -50,13 +51,13 @@ def table() -> np.ndarray:
     for marks, bit in (
         (english.TERMINAL, TERMINAL), (english.SYMBOLS + english.TERMINAL, SYMBOL), (english.SENTENCE_ENDS, SENTENCE),
         (english.QUOTES, QUOTE), (english.PREFIXES, PREFIX), (english.SUFFIXES, SUFFIX), (english.CURRENCY, CURRENCY),
-        (english.BEFORE_DOT, BEFORE_DOT),
+        (english.BEFORE_DOT, BEFORE_DOT), (english.INFIXES, INFIX),
     ):  # fmt: skip
         bits[[ord(c) for c in set(marks)]] |= bit
     for codes, bit in zip(letters, (LETTER, LOWER, UPPER), strict=True):
         bits[codes] |= bit
     bits[letters[1]] |= BEFORE_DOT
-    bits[(bits & ICON) > 0] |= PREFIX | SUFFIX
+    bits[(bits & ICON) > 0] |= PREFIX | SUFFIX | INFIX
     bits[0xA1:0x10000] |= HOST
     for first, last in ("09", "AZ", "az"):
         bits[ord(first) : ord(last) + 1] |= HOST | (PLAIN if first != "0" else BEFORE_DOT)

@@ -14,7 +14,7 @@ CURRENCY = "$£€¥฿₽﷼₴₠₡₢₣₤₥₦₧₨₩₪₫₭₮₯₰
 PREFIXES = "§%=—–" + PUNCTUATION + QUOTES + CURRENCY  # and a plus without a digit after it, and two dots or more
 SUFFIXES = "—–" + PUNCTUATION + QUOTES
 BEFORE_DOT = "%²-+|" + PUNCTUATION + QUOTES  # and digits and lower-case letters
-DOLLARS = ("US$", "C$", "A$")
+INFIXES = ".…,+-*^:<>=/–—~"
 _UNITS = (
     "km km² km³ m m² m³ dm dm² dm³ cm cm² cm³ mm mm² mm³ ha µm nm yd in ft kg g mg µg t lb oz m/s km/h kmh mph hPa Pa mbar mb MB "
     "kb KB gb GB tb TB T G M K % км км² км³ м м² м³ дм дм² дм³ см см² см³ мм мм² мм³ нм кг г мг м/с км/ч кПа Па мбар Кб КБ кб Мб МБ "
