@@ -3,6 +3,8 @@
 import gzip
 import json
 import random
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +234,28 @@ def test_long_chunks_take_linear_time() -> None:
     for alphabet in ("(", ".", "@", "-", "a.", "a@", ":)", "..-", "'", "".join(map(chr, range(33, 127)))):
         text = "".join(rng.choice(alphabet) for _ in range(300_000)) if len(alphabet) > 3 else alphabet * (300_000 // len(alphabet))
         assert sum(map(len, words.split(text))) == len(text)
+
+
+@pytest.mark.parametrize("preset", ["fineweb", "web", "code"])
+def test_a_chain_depends_on_the_document_alone(preset: str, datatrove: list[dict[str, Any]]) -> None:
+    if preset == "web":
+        pytest.importorskip("ftfy", reason="this preset repairs text, which needs pretrainx[curate]")
+    chain = presets.stages(preset, "filters")
+    documents = batch_of(*(record["text"] for record in datatrove)).documents
+    found = []
+    for size in (len(documents), 7):
+        kept, reasons, counts = [], [], Counter[str]()
+        for start in range(0, len(documents), size):
+            part, part_reasons, part_counts = presets.apply(Batch(documents[start : start + size]), chain)
+            kept += list(part.documents)
+            reasons += part_reasons
+            counts.update(part_counts)
+        found.append((kept, reasons, counts))
+    assert found[0] == found[1]
+    assert 0 < len(found[0][0]) == found[0][1].count("") < len(documents)
+
+
+def test_numba_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(InputError, match=r"filters: .* pip install 'pretrainx\[curate\]'"):
+        presets.stages("fineweb", "filters")

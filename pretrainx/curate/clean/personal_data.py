@@ -90,12 +90,13 @@ def is_card(text: str) -> bool:
 
 
 def is_public_address(text: str) -> bool:
-    """Whether this is an IP address of the open net.
+    """Whether this is an IP address, and none that every network has for itself.
 
     >>> is_public_address("8.8.8.8"), is_public_address("192.168.1.1"), is_public_address("1.2.3.400"), is_public_address("2001:4860::88")
     (True, False, False, True)
     """
     try:
-        return ipaddress.ip_address(text).is_global
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
+    return not (address.is_private or address.is_loopback or address.is_link_local or address.is_unspecified)

@@ -1,1 +1,14 @@
-"""Words, lines and paragraphs of a batch as arrays of positions and hashes, made once and shared by all filters."""
+"""Words, lines and paragraphs of a batch as arrays of positions and hashes, made once and shared by all filters.
+
+The modules of this package hold compiled loops and import numba; what uses them imports them inside functions.
+"""
+
+from pretrainx.core.errors import InputError
+
+
+def require_compiler(where: str) -> None:
+    """Returns if the compiled loops can run; `where` is the config key that asks for them."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        raise InputError(f"{where}: cleaning and filters need numba: pip install 'pretrainx[curate]'") from None
