@@ -170,6 +170,7 @@ SENTENCES = "".join(
         (c4.Filter(), "Lorem ipsum dolor sit amet.", "lorem_ipsum"),
         (c4.Filter(), "Here is a { bracket.", "curly_bracket"),
         (c4.Filter(min_sentences=1), "This text needs javascript to work.\nWe have a privacy policy here.", "too_few_sentences"),
+        (c4.Filter(lines_need_end=False, min_words_per_line=0, min_sentences=3), "\n\n\n", ""),  # an empty line counts as one
         (length.Filter(), "x" * 49, "too_short"),
         (length.Filter(), "x" * 100_001, "too_long"),
         (length.Filter(), "x" * 50, ""),

@@ -1,6 +1,8 @@
 """Words, lines and paragraphs of a batch as arrays of positions and hashes, made once and shared by all filters.
 
 The modules of this package hold compiled loops and import numba; what uses them imports them inside functions.
+numba keeps compiled code until the file of the function itself changes: after an edit of what others inline (`classes`,
+`tables`, `words`), touch the package's files or remove its __pycache__.
 """
 
 from pretrainx.core.errors import InputError

@@ -159,7 +159,7 @@ def _sentences(line, size, rules, scratch):
             elif mark:
                 ended = True
             begin = stop
-    return count
+    return max(count, 1)  # datatrove counts one in an empty line, too
 
 
 @njit(cache=True)

@@ -30,8 +30,8 @@ ICON = 1 << 15  # symbols that are words of their own
 CURRENCY = 1 << 16
 BEFORE_DOT = 1 << 17  # after which a final full stop is split off
 HOST = 1 << 18  # may stand in a host name
-INFIX = 1 << 20  # may be a word of its own between others
 PLAIN = 1 << 19  # ASCII letters: a word of these alone needs no rule but the list of special words
+INFIX = 1 << 20  # may be a word of its own between others
 
 
 @functools.cache
