@@ -77,12 +77,18 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 def parse_config_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Config]:
     """The tool's own arguments and the loaded config."""
+    args, overrides = parse_with_overrides(parser, argv)
+    return args, configs.load(args.config, overrides)
+
+
+def parse_with_overrides(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The tool's own arguments, `config` among them, and the overrides, for a tool whose config is not an experiment's."""
     rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     args = parse_args(parser, rest)
     del args._override
     if not args.config:
         raise InputError("--config is missing: name an experiment, such as --config=configs/quickstart.py")
-    return args, configs.load(args.config, overrides)
+    return args, overrides
 
 
 def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:

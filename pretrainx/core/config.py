@@ -122,14 +122,8 @@ def load(spec: str, overrides: Iterable[str] = ()) -> Config:
 
     The file is Python and is run. Everything but `model` and `optim`, whose types belong to plug-ins, is checked here.
     """
-    match = re.fullmatch(r"(.+?\.py)(?::(.*))?", spec, re.DOTALL)
-    file, argument = (match[1], match[2]) if match else (spec, None)
-    from_file = _execute(file, argument)
-    _check_top(from_file)
-    raw = cast(dict[str, Any], _copy(from_file))
     overrides = tuple(overrides)
-    for override in overrides:
-        _apply(raw, override, file)
+    file, argument, from_file, raw = read(spec, overrides, SECTIONS)
     stem = Path(file).stem + (f"_{argument}" if argument else "")
     inherited = inherit.values(start) if (start := schema.coerce(str, raw.get("init_from", ""), "init_from")) else {}
     raw = inherit.fill(raw, inherited)
@@ -139,6 +133,19 @@ def load(spec: str, overrides: Iterable[str] = ()) -> Config:
     for name in SINGLE:
         config._single(name)
     return config
+
+
+def read(spec: str, overrides: Iterable[str], sections: Iterable[str]) -> tuple[str, str | None, dict[str, Any], dict[str, Any]]:
+    """(file, its argument, what it says, the same with an Override wherever the command line spoke); only the top keys are checked."""
+    match = re.fullmatch(r"(.+?\.py)(?::(.*))?", spec, re.DOTALL)
+    file, argument = (match[1], match[2]) if match else (spec, None)
+    from_file = _execute(file, argument)
+    accepted = tuple(sections)
+    _check_top(from_file, accepted)
+    raw = cast(dict[str, Any], _copy(from_file))
+    for override in overrides:
+        _apply(raw, override, file, accepted)
+    return file, argument, from_file, raw
 
 
 def leaves(resolved: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -226,19 +233,19 @@ def _guess(value: Any) -> Any:
     return schema.coerce(Any, value, "config") if isinstance(value, Override) else value
 
 
-def _check_top(values: Mapping[str, Any]) -> None:
+def _check_top(values: Mapping[str, Any], sections: tuple[str, ...]) -> None:
     for key in values:
-        if key not in SECTIONS:
-            raise InputError(f"unknown config section {key!r}; {nearest(str(key), SECTIONS)}")
+        if key not in sections:
+            raise InputError(f"unknown config section {key!r}; {nearest(str(key), sections)}")
 
 
-def _apply(raw: dict[str, Any], override: str, file: str) -> None:
+def _apply(raw: dict[str, Any], override: str, file: str, sections: tuple[str, ...]) -> None:
     """Puts one "path=value" into the nested dict."""
     path, equals, text = override.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
         raise InputError(f"--config.{_one_line(override)}: expected --config.PATH=VALUE, such as --config.train.steps=100")
-    _check_top({keys[0]: None})
+    _check_top({keys[0]: None}, sections)
     here = raw
     for depth, key in enumerate(keys[:-1], 1):
         inner = here.setdefault(key, {})
