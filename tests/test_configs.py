@@ -17,7 +17,7 @@ from pretrainx.train import build, loop
 from pretrainx.train import experiment as experiments
 from pretrainx.train.build import Program
 
-FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "base")
+FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "base" and not path.stem.startswith("curate_"))
 PUBLISHED = [path for path in FILES if "base.finish(config, variant" in path.read_text()]
 SMALL = [f"{path}:tiny" for path in PUBLISHED]
 SMALL += [f"{ROOT}/configs/small.py:{name}" for name in ("sentence_order", "prefix", "fill_in_middle")] + [f"{ROOT}/configs/joint_small.py"]
