@@ -17,7 +17,7 @@ from pretrainx.core import files
 from pretrainx.core.errors import InputError
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.curate.stdlib import prose
-from pretrainx.tasks import vocabulary_spec, wordpiece_training
+from pretrainx.tasks import encoding, vocabulary_spec, wordpiece_training
 from pretrainx.tasks import vocabulary_training as training
 from tools import train_vocabulary
 
@@ -78,7 +78,7 @@ def test_a_word_list_is_berts_and_repeats_itself(tmp_path: Path, seqio_side: Any
     path = tmp_path / "words.txt"
     path.write_bytes(made)
     vocabulary = vocabulary_spec.load(f"wordpiece:{path}")
-    encode = vocabulary_spec.text_encoder(vocabulary)
+    encode = encoding.text_encoder(vocabulary)
     found = training.fit(vocabulary, encode, texts)
     assert found.unknown == 0 and found.bytes_per_token > 1.5
     tokens = encode(texts[2])

@@ -12,7 +12,7 @@ from pretrainx.core.errors import InputError
 from pretrainx.core.logs import log
 from pretrainx.core.sections import Corpus, Data
 from pretrainx.data.mixture_spec import parse_mixture
-from pretrainx.tasks import corpora, vocabulary_spec, wordpiece_training
+from pretrainx.tasks import corpora, encoding, vocabulary_spec, wordpiece_training
 from pretrainx.tasks import vocabulary_training as training
 
 FIT = ("bytes_per_token", "fertility", "unknown", "documents_changed")
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         log(f"training {arguments.size} {arguments.model_type} pieces on {sum(map(len, sampled)) / 1e6:.1f} M characters ...")
         files.write_bytes(arguments.out, _train(sampled, arguments))
         vocabulary = vocabulary_spec.load(("wordpiece:" if arguments.model_type == "wordpiece" else "") + str(arguments.out))
-        encode = vocabulary_spec.text_encoder(vocabulary)
+        encode = encoding.text_encoder(vocabulary)
         measured = {name: training.fit(vocabulary, encode, _first(_texts(name, data), MEASURED)) for name in sorted(rates)}
         result = {
             "made_from": made_from, "sha256": files.sha256_file(arguments.out), "size": arguments.size,

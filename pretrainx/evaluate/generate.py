@@ -21,7 +21,7 @@ from pretrainx.evaluate.sampling import Sampler, Sampling
 from pretrainx.models.skeleton import Params, Skeleton
 from pretrainx.objectives.interface import Features, Objective, Prompt
 from pretrainx.parallel import multihost
-from pretrainx.tasks.vocabulary_spec import text_encoder
+from pretrainx.tasks.encoding import text_encoder
 
 SHORTEST = 32  # prompts are padded to this, its doubles, ...: at most twice their size, and one compile each
 LOOK_EVERY = 16  # tokens, after which the host looks for stop texts

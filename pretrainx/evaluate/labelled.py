@@ -21,9 +21,9 @@ from pretrainx.models.skeleton import Params, Skeleton
 from pretrainx.objectives.interface import Features
 from pretrainx.parallel import multihost
 from pretrainx.parallel.shard import Partitioner
+from pretrainx.tasks.encoding import text_encoder
 from pretrainx.tasks.labelled.scoring import Prediction, said
 from pretrainx.tasks.labelled.task import FEATURES, Example, Form, Task
-from pretrainx.tasks.vocabulary_spec import text_encoder
 
 SPARE_TOKENS = 2  # beyond the longest answer, before a text that does not end is cut
 

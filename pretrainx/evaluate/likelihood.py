@@ -28,7 +28,7 @@ from pretrainx.objectives import packing
 from pretrainx.objectives.interface import Features, Objective, Prompt
 from pretrainx.objectives.losses import take, token_losses
 from pretrainx.parallel import multihost
-from pretrainx.tasks.vocabulary_spec import text_encoder
+from pretrainx.tasks.encoding import text_encoder
 
 Item = tuple[str, str]  # a context, which may be empty, and the text after it
 # What each way of reading needs of a model: see Scorer.

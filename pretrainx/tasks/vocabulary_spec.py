@@ -8,7 +8,6 @@ Each may end in "+N": N sentinels at the end, the first of which has the highest
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from pretrainx.core import files
@@ -100,15 +99,3 @@ def _wordpiece(path: Path, sentinels: int) -> Vocabulary:
             raise InputError(f"{WHERE}: {path} is not a BERT word list: it has no {word}")
     special = SpecialIds(ids["[PAD]"], ids["[SEP]"], ids["[UNK]"], ids["[CLS]"], ids.get("[MASK]", -1), ids["[CLS]"], ids["[SEP]"])
     return Vocabulary("wordpiece", len(read_words(path)), special, 0, False, files.sha256_file(path), path)
-
-
-def text_encoder(vocabulary: Vocabulary) -> Callable[[str], list[int]]:
-    """Text -> token ids, also for a word list, whose tokenizer is TensorFlow's."""
-    if vocabulary.kind != "wordpiece":
-        return vocabulary.encode
-    try:
-        from pretrainx.tasks.vocabularies import to_seqio
-    except ImportError:
-        raise InputError("a WordPiece vocabulary needs TensorFlow to read text: pip install 'pretrainx[tasks]'") from None
-    encode: Callable[[str], list[int]] = to_seqio(vocabulary).encode
-    return encode
