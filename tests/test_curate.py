@@ -436,9 +436,9 @@ def test_leaks_are_dropped_or_cut_and_told(tmp_path: Path, action: str) -> None:
     assert dropped == ([("d1", "decontaminate", "leak/planets")] if action == "drop" else [])
     (leak,) = [json.loads(line) for line in gzip.decompress((out / "leaks.jsonl.gz").read_bytes()).splitlines()]
     assert leak["items"] == [{"set": "planets", "item": "q7"}] and leak["text"] == ITEM.upper() and leak["before"] == "Before it. "
-    from pretrainx.curate import decontaminate
+    from pretrainx.curate import decontaminated
 
-    decontaminate.require(out / "decontamination.json", {"planets": str(tmp_path / "eval.jsonl")})
+    decontaminated.require(out / "decontamination.json", {"planets": str(tmp_path / "eval.jsonl")})
     assert manifest["decontamination"]["sets"]["planets"]["found"] == 1
     (tmp_path / "eval.jsonl").write_text(json.dumps({"id": "q7", "question": "other words " * 9}) + "\n")
     _, tasks = curate(out, chosen)  # other items of the same name and file redo this stage

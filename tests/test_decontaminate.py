@@ -1,5 +1,6 @@
 """Leaks of evaluation items: which are found, where they stand, what is cut, and what the manifest vouches for."""
 
+import dataclasses
 import gzip
 import json
 import random
@@ -16,10 +17,12 @@ pytest.importorskip("numba")
 
 from pretrainx.core import files
 from pretrainx.core.errors import InputError
-from pretrainx.curate import decontaminate
+from pretrainx.core.sections import Corpus, Data
+from pretrainx.curate import decontaminate, decontaminated
 from pretrainx.curate.decontaminate import EvaluationSet, Settings
 from pretrainx.curate.deduplicate import shingles
 from pretrainx.curate.documents import Batch, Document
+from pretrainx.tasks import corpora
 
 ITEM = "The quick brown fox jumps over the lazy dog, while seven other animals look on."
 SHORT = "Which planet is the largest of them all?"
@@ -196,8 +199,8 @@ def test_the_manifest_counts_and_vouches(tmp_path: Path) -> None:
     assert told["settings"]["ngram"] == 13
     assert {name: (s["items"], s["looked_for"], s["found"]) for name, s in told["sets"].items()} == {"quiz": (2, 2, 1), "other": (1, 1, 0)}
     assert told["sets"]["quiz"]["files"] == [{"file": "quiz.jsonl", "sha256": files.sha256_file(tmp_path / "quiz.jsonl")}]
-    decontaminate.require(path, ["quiz", "other"])
-    decontaminate.require(path, {"quiz": str(tmp_path / "quiz.jsonl"), "other": EvaluationSet(str(tmp_path / "oth*.jsonl"))})
+    decontaminated.require(path, ["quiz", "other"])
+    decontaminated.require(path, {"quiz": str(tmp_path / "quiz.jsonl"), "other": EvaluationSet(str(tmp_path / "oth*.jsonl"))})
 
 
 def test_training_without_the_manifest_it_requires_is_refused(tmp_path: Path) -> None:
@@ -208,12 +211,12 @@ def test_training_without_the_manifest_it_requires_is_refused(tmp_path: Path) ->
     broken = tmp_path / "broken.json"
     broken.write_text("[]")
     cases: list[tuple[Callable[[], None], list[str]]] = [
-        (lambda: decontaminate.require(tmp_path / "gone.json", ["quiz"]), ["manifest not found", "gone.json"]),
-        (lambda: decontaminate.require(path, ["quizz"]), ["not searched for 'quizz'", "did you mean 'quiz'"]),
-        (lambda: decontaminate.require(path, {"quiz": str(tmp_path / "changed.jsonl")}), ["other files", "changed.jsonl", "quiz.jsonl"]),
-        (lambda: decontaminate.require(path, {"quiz": str(tmp_path / "gone*")}), ["decontamination set quiz", "without a match"]),
-        (lambda: decontaminate.require(vouched(reported, Settings(action="report")), ["quiz"]), ["left in", "drop or cut"]),
-        (lambda: decontaminate.require(broken, ["quiz"]), ["not of format 1"]),
+        (lambda: decontaminated.require(tmp_path / "gone.json", ["quiz"]), ["manifest not found", "gone.json"]),
+        (lambda: decontaminated.require(path, ["quizz"]), ["not searched for 'quizz'", "did you mean 'quiz'"]),
+        (lambda: decontaminated.require(path, {"quiz": str(tmp_path / "changed.jsonl")}), ["other files", "changed.jsonl", "quiz.jsonl"]),
+        (lambda: decontaminated.require(path, {"quiz": str(tmp_path / "gone*")}), ["decontamination set quiz", "without a match"]),
+        (lambda: decontaminated.require(vouched(reported, Settings(action="report")), ["quiz"]), ["left in", "drop or cut"]),
+        (lambda: decontaminated.require(broken, ["quiz"]), ["not of format 1"]),
     ]
     for act, words in cases:
         with pytest.raises(InputError) as caught:
@@ -256,3 +259,29 @@ def test_real_evaluation_sets_in_real_chapters() -> None:
     planted = [text[:1000] + "\n" + question + "\n" + text[1000:] for text, question in zip(chapters, long, strict=False)]
     assert {hit.document for hit in decontaminate.search(batch(planted), index)} == set(range(50))
     assert decontaminate.search(batch(chapters), index) == []
+
+
+def test_training_refuses_a_corpus_that_was_not_searched(tmp_path: Path) -> None:
+    """The manifest lies beside the folder of curated files, or where the corpus says; sets are compared by their files."""
+    write(tmp_path / "eval.jsonl", [{"id": "q1", "text": ITEM}])
+    index = decontaminate.build({"quiz": EvaluationSet(str(tmp_path / "eval.jsonl"))}, Settings())
+    told = decontaminate.manifest(index, Settings(), [], 10)
+    clean = tmp_path / "clean"
+    (clean / "documents").mkdir(parents=True)
+    corpus = Corpus(files=str(clean / "documents" / "*.jsonl.gz"))
+
+    def require(sets: dict[str, str], corpus: Corpus = corpus) -> None:
+        corpora.require_decontaminated(Data(corpora={"web": corpus}, decontaminated=sets), ["web"])
+
+    require({})
+    with pytest.raises(InputError, match="asks for quiz, and corpus 'web' has no decontamination manifest at .*tools/curate.py"):
+        require({"quiz": ""})
+    files.write_json(clean / "decontamination.json", told)
+    require({"quiz": str(tmp_path / "eval.jsonl")})
+    with pytest.raises(InputError, match="not searched for 'arc'"):
+        require({"quiz": "", "arc": ""})
+    files.write_json(tmp_path / "elsewhere.json", told)
+    (clean / "decontamination.json").unlink()
+    require({"quiz": ""}, dataclasses.replace(corpus, decontamination=str(tmp_path / "elsewhere.json")))
+    with pytest.raises(InputError, match="corpus 'stdlib_code' has no decontamination manifest"):
+        corpora.require_decontaminated(Data(decontaminated={"quiz": ""}), ["stdlib_code"])

@@ -29,6 +29,7 @@ class Corpus:
     form: Literal["classes", "words"] = "classes"  # of labelled texts: for a head over classes, or text for text
     fields: dict[str, str] = field(default_factory=dict)  # keys of labelled records by role, where they are not the task's own
     labels: tuple[str, ...] = ()  # names of the classes of task "classes", in order
+    decontamination: str = ""  # manifest of tools/curate.py; "": decontamination.json beside the folder of the files
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Data:
     mixture: str | dict[str, float] = ""  # Mixture or Task name, or {"corpus" or "corpus:objective": rate}
     corpora: dict[str, Corpus] = field(default_factory=dict)
     rates: Literal["tokens", "documents"] = "tokens"  # what the mixture's rates are shares of
+    # Evaluation sets by name that every corpus must have been searched for, and their files (a glob; "": by name alone).
+    decontaminated: dict[str, str] = field(default_factory=dict)
     max_epochs: Annotated[float, Range(gt=0)] = 4.0  # a source that is repeated more often is warned of (Muennighoff 2023)
     module: str = ""  # user's own module, imported before names are looked up: registers Tasks and Mixtures
     objective: str = "causal"  # for entries of the mixture that name none

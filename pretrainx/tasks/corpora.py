@@ -5,12 +5,12 @@ To add a corpus that ships with the project: an entry in BUILTIN. One's own corp
 
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.sections import Corpus, Data
-from pretrainx.curate import readers
+from pretrainx.curate import decontaminated, readers
 from pretrainx.curate.documents import Document
 from pretrainx.curate.holdout import held_out
 from pretrainx.curate.readers import SPLIT_MARK, Counts, Format
@@ -132,6 +132,28 @@ def read_examples(name: str, corpus: Corpus, split: str, limit: int = 0) -> list
             break
         made.append(example)
     return made
+
+
+def require_decontaminated(data: Data, names: Iterable[str]) -> None:
+    """Checks that each of these corpora has a manifest which says that it was searched for the sets of `data.decontaminated`.
+
+    Raises:
+      InputError: a corpus has none, or it lacks a set, had other files for it, or left in what was found.
+    """
+    if not data.decontaminated:
+        return
+    for name in names:
+        corpus = known(data).get(name)
+        path = Path(corpus.decontamination) if corpus and corpus.decontamination else None
+        if path is None and corpus is not None:
+            path = Path(corpus.files).parent.parent / decontaminated.MANIFEST
+        if path is None or not path.exists():
+            raise InputError(
+                f"data.decontaminated asks for {', '.join(data.decontaminated)}, and corpus {name!r} has no decontamination manifest"
+                + (f" at {path}" if path else "")
+                + f"; curate it with tools/curate.py --config.decontaminate, or name one as data.corpora.{name}.decontamination"
+            )
+        decontaminated.require(path, data.decontaminated)
 
 
 def _name_of(corpus: Corpus, split: str) -> str:

@@ -22,6 +22,7 @@ from pretrainx.core.logs import log
 from pretrainx.data.loader import DIGEST_BITS, Batch, Mixture, RowBuilder, batches, open_mixture
 from pretrainx.evaluate.perplexity import Evaluator
 from pretrainx.parallel import multihost
+from pretrainx.tasks import corpora
 from pretrainx.train import build, curves, describe, resume, warm_start
 from pretrainx.train import state as states
 from pretrainx.train.build import Program
@@ -53,6 +54,7 @@ class Run:
 def prepare(experiment: Experiment, folder: Path, allowed: Iterable[str] = ()) -> Run:
     """Everything that can fail cheaply, in order of cost: data, program, checkpoint; then the state itself."""
     mixture = open_mixture(experiment.data, "train")
+    corpora.require_decontaminated(experiment.data, sorted({source.corpus for source in mixture.sources}))
     program, builder = build.from_mixture(experiment, mixture)
     experiment = program.experiment
     held_out = open_mixture(experiment.data, experiment.eval.split) if program.lengths.eval_every else None

@@ -10,7 +10,8 @@ from pretrainx.core.errors import InputError
 FREE = (
     "mesh.", "layout", "checkpoint.", "eval.", "log.", "train.stop_at", "train.max_bad_steps", "data.prefetch", "data.workers",
     "data.cache_dir", "data.module", "data.corpora", "data.cache_shards", "data.max_document_bytes", "data.encoding_errors",
-    "data.vocabulary", "data.max_epochs", "model.attention_kernel", "train.remat", "model.remat", "model.scan_layers", "model.loss_chunks",
+    "data.vocabulary", "data.max_epochs", "data.decontaminated",
+    "model.attention_kernel", "train.remat", "model.remat", "model.scan_layers", "model.loss_chunks",
 )  # fmt: skip
 
 
