@@ -37,6 +37,7 @@ def read(path: Path, kind: str = "auto", name: str = "", limit: int = 1_000_000)
     [
         ("a.jsonl", "jsonl"), ("a.jsonl.gz", "jsonl"), ("a.json.zst", "jsonl"), ("a.parquet", "parquet"), ("b.txt", "text"),
         ("c.html", "html"), ("CC-MAIN-1.warc.gz", "warc"), ("CC-MAIN-1.warc.wet.gz", "warc"), ("pages-articles.xml.bz2", "wikipedia"),
+        ("enwiki-latest-pages-articles1.xml-p1p41242.bz2", "wikipedia"),
         ("a", ""), ("a.gz", ""), ("a.py", ""),
     ],
 )  # fmt: skip

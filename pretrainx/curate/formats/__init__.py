@@ -22,6 +22,8 @@ def kind_of(path: Path, said: str = "auto") -> str:
     """The format of a file, "" where neither the config nor the name says it."""
     if said != "auto":
         return said
+    if ".xml-p" in path.name:  # a part of a Wikipedia dump: "enwiki-latest-pages-articles1.xml-p1p41242.bz2"
+        return "wikipedia"
     suffixes = [suffix for suffix in path.suffixes if suffix not in streams.COMPRESSED]
     return KINDS_BY_SUFFIX.get(suffixes[-1].lower(), "") if suffixes else ""
 
