@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     section = model.experiment
     answers = harness.Answers(
         model.skeleton, model.vocabulary, model.params, partial(objectives_of, model), args.way, section.data.sequence_length,
-        args.batch_size or section.eval.batch_size or section.train.batch_size, args.seed, show=True,
+        args.batch_size or section.eval_batch_size, args.seed, show=True,
     )  # fmt: skip
     start = time.monotonic()
     results = harness.evaluate(

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     model = trained.load(args.workdir, args.step, config)
     way = args.way or natural_way(model.skeleton.config, lambda: list(trained.objectives_of(model).values()))
     section = model.experiment
-    batch_size = section.eval.batch_size or section.train.batch_size
+    batch_size = section.eval_batch_size
     scorer = Scorer(model.skeleton, model.vocabulary, batch_size, way, section.data.sequence_length, show=True)
     found: dict[str, float] = {}
     for task in tasks:

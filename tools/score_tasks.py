@@ -76,7 +76,7 @@ def score_run(model: Any, folder: Path, args: argparse.Namespace) -> dict[str, d
         if corpus.form == "classes" and objective.num_classes != task.num_classes:
             raise InputError(f"--corpora {name}: it has {task.num_classes} classes, and the run's head has {objective.num_classes}")
         examples = corpora.read_examples(name, corpus, args.split, args.limit)
-        batch_size = args.batch_size or model.experiment.eval.batch_size or model.experiment.train.batch_size
+        batch_size = args.batch_size or model.experiment.eval_batch_size
         made = labelled.predict(
             model.skeleton, model.params, model.vocabulary, objective, task, corpus.form, examples, batch_size, f"{name} {args.split}"
         )

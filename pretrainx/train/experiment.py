@@ -31,6 +31,11 @@ class Experiment:
     def name(self) -> str:
         return self.config.name
 
+    @property
+    def eval_batch_size(self) -> int:
+        """Rows of an evaluation batch: the section's own, or as in training."""
+        return self.eval.batch_size or self.train.batch_size
+
     def defaults(self) -> dict[str, Any]:
         """What every leaf is where a config does not name it."""
         typed = {name: getattr(self, name) for name in ("data", "model", "optim", "mesh", "train", "checkpoint", "eval", "log")}

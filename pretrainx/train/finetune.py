@@ -109,7 +109,7 @@ def scored(run: Run, config: Config, splits: Sequence[str]) -> dict[str, Metrics
         examples = target.examples(split)
         made = labelled.predict(
             program.skeleton, run.state.params, program.vocabulary, objective, target.task, target.corpus.form, examples,
-            program.experiment.eval.batch_size or program.experiment.train.batch_size,
+            program.experiment.eval_batch_size,
         )  # fmt: skip
         found[split] = scoring.score(target.task, target.corpus.form, examples, made)
     return found
@@ -122,7 +122,7 @@ def probes(config: Config, folder: Path, seeds: Sequence[int], peak_lrs: Sequenc
     objective = next(iter(program.objectives.values()))
     params = loop.first_state(program).params
     log(f"{target.name}: the trunk is frozen, so its features are computed once for {len(seeds) * len(peak_lrs)} heads")
-    batch_size = experiment.eval.batch_size or experiment.train.batch_size
+    batch_size = experiment.eval_batch_size
 
     def features(split: str) -> tuple[list[Example], probe.Features]:
         examples = target.examples(split)

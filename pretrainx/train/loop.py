@@ -168,8 +168,9 @@ def bad_steps(reporter: Reporter) -> int:
 def evaluator(run: Run) -> Evaluator:
     """`(params) -> numbers` of the run's held-out split, as its config wants it evaluated."""
     assert run.held_out is not None
-    section, batch_size = run.program.experiment.eval, run.program.experiment.train.batch_size
-    return Evaluator(run.program.skeleton, run.held_out, section.batch_size or batch_size, section.max_rows, stride=section.stride)
+    experiment = run.program.experiment
+    rows, stride = experiment.eval.max_rows, experiment.eval.stride
+    return Evaluator(run.program.skeleton, run.held_out, experiment.eval_batch_size, rows, stride=stride)
 
 
 def scorer(run: Run, reporter: Reporter) -> Callable[[int], None] | None:

@@ -20,10 +20,8 @@ def score(model: Trained, held_out: Mixture) -> tuple[dict[str, float], dict[str
         raise InputError(
             "the held-out caches were made with another vocabulary than the checkpoint's; run tools/cache_tasks.py with its config"
         )
-    section, batch_size = model.experiment.eval, model.experiment.train.batch_size
-    evaluator = Evaluator(
-        model.skeleton, held_out, section.batch_size or batch_size, show=True, stride=section.stride, by_document=True
-    )  # fmt: skip
+    batch_size, stride = model.experiment.eval_batch_size, model.experiment.eval.stride
+    evaluator = Evaluator(model.skeleton, held_out, batch_size, show=True, stride=stride, by_document=True)
     return evaluator.score(model.params)
 
 
