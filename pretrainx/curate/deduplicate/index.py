@@ -19,6 +19,7 @@ from pretrainx.curate.deduplicate.near import Settings
 from pretrainx.curate.documents import Batch
 
 VERSION = 1  # of the hashes and tables
+TABLES = ("near", "sets", "exact", "ids")
 _DECIDING = ("ngram", "bands", "rows", "seed")  # the settings that the tables depend on
 
 
@@ -36,14 +37,38 @@ class Index:
 
     def id(self, place: int) -> str:
         """The id of the document at this place."""
-        table, i = self.ids[place >> SHARD_BITS], place & (1 << SHARD_BITS) - 1
-        bounds = columns.column(table, "bounds")
-        return columns.column(table, "bytes")[bounds[i] : bounds[i + 1]].tobytes().decode()
+        return ids(self.ids, np.array([place]))[0]
+
+
+def join(indexes: Sequence[Index]) -> Index:
+    """Several indexes as one, the first first."""
+    return Index(*([table for one in indexes for table in getattr(one, name)] for name in TABLES))
+
+
+def ids(tables: Sequence[Path], places: np.ndarray) -> list[str]:
+    """The ids of the documents at these places, by an index's tables of ids, each of which is opened once."""
+    found: dict[int, str] = {}
+    for shard in np.unique(places >> SHARD_BITS).tolist():
+        bounds, text = (columns.column(tables[shard], name) for name in ("bounds", "bytes"))
+        for place in np.unique(places[places >> SHARD_BITS == shard]).tolist():
+            i = place & (1 << SHARD_BITS) - 1
+            found[place] = text[bounds[i] : bounds[i + 1]].tobytes().decode()
+    return [found[place] for place in places.tolist()]
+
+
+def begin(folder: Path, settings: Settings, folded: bool) -> None:
+    """Makes a folder that `write_shard` may be called for, or sees that it is one of these settings."""
+    _agree(folder, settings, folded, write=True)
 
 
 def add(folder: Path, shard: str, batches: Iterable[Batch], settings: Settings, folded: bool = True) -> None:
     """Adds one shard's documents under this name; shards are in the order of their names. Texts pass through memory by batches."""
-    _agree(folder, settings, folded, write=True)
+    begin(folder, settings, folded)
+    write_shard(folder / shard, batches, settings, folded)
+
+
+def write_shard(home: Path, batches: Iterable[Batch], settings: Settings, folded: bool) -> None:
+    """Writes a shard's tables."""
     parts: list[dict[str, dict[str, np.ndarray]]] = []
     ids: list[bytes] = []
     for batch in batches:
@@ -56,27 +81,25 @@ def add(folder: Path, shard: str, batches: Iterable[Batch], settings: Settings, 
             }
         )
         ids.extend(document.id.encode() for document in batch.documents)
-    home = folder / shard
     for name, sort in (("near", "key"), ("sets", ""), ("exact", "key")):
         columns.write(home / name, _join([part[name] for part in parts], sort))
     bounds = np.cumsum([0, *map(len, ids)], dtype=np.int64)
     columns.write(home / "ids", {"bytes": np.frombuffer(b"".join(ids), np.uint8), "bounds": bounds})
 
 
-def read(folder: Path, settings: Settings, folded: bool = True) -> Index:
-    """The index of a folder, if it was made with settings that agree with these."""
+def read(folder: Path, settings: Settings | None, folded: bool | None = True) -> Index:
+    """The index of a folder, if it was made with settings that agree with these (None: with any, since they are not used)."""
     _agree(folder, settings, folded, write=False)
     shards = sorted(path for path in folder.iterdir() if (path / "ids").is_dir())  # `ids` is written last: a shard is whole or left out
     if not shards:
         raise InputError(f"deduplication index {folder} holds no shard")
-    return Index(*([shard / name for shard in shards] for name in ("near", "sets", "exact", "ids")))
+    return Index(*([shard / name for shard in shards] for name in TABLES))
 
 
-def _agree(folder: Path, settings: Settings, folded: bool, write: bool) -> None:
-    mine = {name: value for name, value in dataclasses.asdict(settings).items() if name in _DECIDING} | {
-        "folded": folded,
-        "version": VERSION,
-    }
+def _agree(folder: Path, settings: Settings | None, folded: bool | None, write: bool) -> None:
+    mine: dict[str, object] = {"version": VERSION} if folded is None else {"folded": folded, "version": VERSION}
+    if settings is not None:
+        mine = {name: value for name, value in dataclasses.asdict(settings).items() if name in _DECIDING} | mine
     path = folder / "settings.json"
     if write and not path.exists():
         files.write_json(path, mine)

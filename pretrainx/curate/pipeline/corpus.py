@@ -54,11 +54,14 @@ def load(path: Path) -> Corpus:
     return Corpus(tuple(found["names"]), tuple(work / shard for shard in found["shards"]), tuple(found["starts"]), decided)
 
 
-class Names:
-    """The ids of documents by their numbers, duplicate ids renamed."""
+IN_INDEX = -2  # and below: IN_INDEX - place is the number of a document that an index of an earlier run has at this place
 
-    def __init__(self, corpus: Corpus, repeated: np.ndarray):
-        self._corpus, self._repeated = corpus, repeated
+
+class Names:
+    """The ids of documents by their numbers, duplicate ids renamed; `index` are the tables of ids of earlier runs' indexes."""
+
+    def __init__(self, corpus: Corpus, repeated: np.ndarray, index: Sequence[Path] = ()):
+        self._corpus, self._repeated, self._index = corpus, repeated, index
         self._starts = np.asarray(corpus.starts)
 
     def is_repeated(self, number: int) -> bool:
@@ -69,7 +72,11 @@ class Names:
         """One id each, in the order asked for; each shard is opened once."""
         found: dict[int, str] = {}
         where = np.searchsorted(self._starts, numbers, side="right") - 1
-        for shard in np.unique(where).tolist():
+        if (old := numbers[numbers <= IN_INDEX]).size:
+            from pretrainx.curate.deduplicate import index
+
+            found.update(zip(old.tolist(), index.ids(self._index, IN_INDEX - old), strict=True))
+        for shard in np.unique(where[numbers >= 0]).tolist():
             mine = np.unique(numbers[where == shard])
             places = mine - self._corpus.starts[shard]
             found.update(zip(mine.tolist(), shards.ids(self._corpus.shards[shard], places), strict=True))
@@ -83,11 +90,12 @@ class Names:
 def scatter(
     corpus: Corpus, numbers: np.ndarray, kept: np.ndarray, similarity: np.ndarray | None, shard: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(code, kept, similarity) of one shard's records out of a sorted list of dropped numbers, all for reason 1."""
+    """(code, kept, similarity) of one shard's records out of a sorted list of dropped numbers: for reason 1, or where the one that is
+    kept is an index's, 2."""
     first, last = np.searchsorted(numbers, [corpus.starts[shard], corpus.starts[shard + 1]])
     code, copies = np.zeros(corpus.size(shard), np.int32), np.full(corpus.size(shard), -1, np.int64)
     mine = numbers[first:last] - corpus.starts[shard]
-    code[mine], copies[mine] = 1, kept[first:last]
+    code[mine], copies[mine] = np.where(kept[first:last] <= IN_INDEX, 2, 1), kept[first:last]
     near = np.ones(corpus.size(shard), np.float32)
     if similarity is not None:
         near[mine] = similarity[first:last]

@@ -52,6 +52,7 @@ class Task:
     pairs: tuple[Path, ...] = ()
     number: int = 0  # of the shard
     keys: tuple[int, int] = (0, 0)
+    index: int = 0  # how many of the tables, the first, are of earlier runs' indexes
 
     def __str__(self) -> str:
         return self.name
@@ -59,7 +60,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Found:
-    """Documents to drop, by number, ascending; the number of the one that stays in place of each, and how near the two are."""
+    """Documents to drop, by number, ascending; the number of the one that stays in place of each, and how near the two are. Documents
+    of an index have numbers from corpus.IN_INDEX down."""
 
     numbers: np.ndarray
     kept: np.ndarray
@@ -110,37 +112,42 @@ def find_exact(road: Any, corpus: Corpus, options: Exact) -> Found:
     """Equal documents. `road` is run.Road: who runs tasks and knows where results lie."""
     said = schema.to_dict(options)
     tables = _each_shard(road, corpus, "exact_hash", exact_hash, options, said, "hashing documents")
-    ranges = exact.partitions(tables, ROWS_AT_ONCE)
-    tasks = _each_range(road, "exact_find", tables, ranges, options, said)
+    old = road.against
+    ranges = exact.partitions([*old.index.exact, *tables], ROWS_AT_ONCE)
+    tasks = _each_range(road, "exact_find", tables, ranges, options, said, old.index.exact)
     road.map("exact_find", exact_find, tasks, "comparing hashes")
     found = [[columns.column(task.folder, name) for task in tasks] for name in ("place", "kept")]
     place, kept = (np.concatenate(parts) for parts in found)
     order = np.argsort(place, kind="stable")
-    return _numbered(corpus, place[order], kept[order], None)
+    return _numbered(corpus, place[order], kept[order], None, len(old.index))
 
 
 def find_near(road: Any, corpus: Corpus, options: near.Settings) -> Found:
     """Nearly equal documents."""
     said = schema.to_dict(options)
     tables = _each_shard(road, corpus, "near_sketch", near_sketch, options, said, "sketching documents")
-    tasks = _each_range(road, "near_pairs", tables, near.partitions(tables, ROWS_AT_ONCE), options, said)
+    old = road.against
+    ranges = near.partitions([*old.index.near, *tables], ROWS_AT_ONCE)
+    tasks = _each_range(road, "near_pairs", tables, ranges, options, said, old.index.near)
     road.map("near_pairs", near_pairs, tasks, "pairing sketches")
     pairs = tuple(task.folder for task in tasks)
     made_from = [folder.name for folder in pairs]
-    sets = _each_shard(road, corpus, "near_sets", near_sets, options, [said, made_from], "n-grams of candidates", pairs=pairs)
+    first = len(old.index)
+    sets = _each_shard(road, corpus, "near_sets", near_sets, options, [said, made_from], "n-grams of candidates", pairs, first)
     key = [[folder.name for folder in sets], made_from, said]
     verify = [
-        Task(f"comparing candidates of shard {i}", road.folder("near_verify", store.key_of(VERSION, key, i)), options, tables=sets,
-             pairs=pairs, number=i)
-        for i in range(len(tables))
+        Task(f"comparing candidates of shard {i}", road.folder("near_verify", store.key_of(VERSION, key, i)), options,
+             tables=(*old.index.sets, *sets), pairs=pairs, number=i)
+        for i in range(first + len(tables))
     ]  # fmt: skip
     road.map("near_verify", near_verify, verify, "comparing candidates")
     verified = tuple(task.folder for task in verify)
     name = store.key_of("near_choose", VERSION, [folder.name for folder in (*verified, *tables)])
-    choose = Task("choosing which copies stay", road.folder("near_choose", name), options, tables=tables, pairs=verified)
+    choose = Task("choosing which copies stay", road.folder("near_choose", name), options, tables=(*old.index.near, *tables),
+                  pairs=verified, index=first)  # fmt: skip
     road.map("near_choose", near_choose, [choose], "choosing which copies stay")
     place, kept, similarity = (np.array(columns.column(choose.folder, name)) for name in ("place", "kept", "similarity"))
-    return _numbered(corpus, place, kept, similarity)
+    return _numbered(corpus, place, kept, similarity, first)
 
 
 def find_semantic(road: Any, corpus: Corpus, options: semantic.Settings) -> Found:
@@ -176,7 +183,7 @@ def cut_passages(road: Any, corpus: Corpus, options: exact.Passages) -> Corpus:
     """The corpus without lines or paragraphs that were there before; a document that loses all is dropped."""
     said = schema.to_dict(options)
     tables = _each_shard(road, corpus, "passages_hash", passages_hash, options, said, "hashing passages")
-    tasks = _each_range(road, "passages_find", tables, exact.partitions(tables, ROWS_AT_ONCE), options, said)
+    tasks = _each_range(road, "passages_find", tables, exact.partitions(tables, ROWS_AT_ONCE), options, said, ())
     road.map("passages_find", passages_find, tasks, "comparing passages")
     found = tuple(task.folder for task in tasks)
     made_from = [folder.name for folder in found]
@@ -232,7 +239,7 @@ def exact_hash(task: Task) -> dict[str, Any]:
 
 
 def exact_find(task: Task) -> dict[str, Any]:
-    return _save(task.folder, exact.duplicates(task.tables, task.keys))
+    return _save(task.folder, exact.duplicates(task.tables, task.keys, task.index))
 
 
 def near_sketch(task: Task) -> dict[str, Any]:
@@ -240,7 +247,7 @@ def near_sketch(task: Task) -> dict[str, Any]:
 
 
 def near_pairs(task: Task) -> dict[str, Any]:
-    return _save(task.folder, near.candidates(task.tables, task.keys, task.options))
+    return _save(task.folder, near.candidates(task.tables, task.keys, task.options, task.index))
 
 
 def near_sets(task: Task) -> dict[str, Any]:
@@ -252,7 +259,7 @@ def near_verify(task: Task) -> dict[str, Any]:
 
 
 def near_choose(task: Task) -> dict[str, Any]:
-    return _save(task.folder, clusters.representatives(task.pairs, task.tables))
+    return _save(task.folder, clusters.representatives(task.pairs, task.tables, task.index))
 
 
 def semantic_embed(task: Task) -> dict[str, Any]:
@@ -272,13 +279,13 @@ def semantic_find(task: Task) -> dict[str, Any]:
 
 
 def _each_shard(
-    road: Any, corpus: Corpus, stage: str, function: Any, options: Any, said: Any, what: str, pairs: tuple[Path, ...] = ()
+    road: Any, corpus: Corpus, stage: str, function: Any, options: Any, said: Any, what: str, pairs: tuple[Path, ...] = (), first: int = 0
 ) -> tuple[Path, ...]:
-    """Maps over shards; returns the tables."""
+    """Maps over shards, the number of the first of which is `first`; returns the tables."""
     tasks = [
         Task(
             f"{what}, shard {i}", road.folder(stage, store.key_of(stage, VERSION, corpus.keys[i], said, i if pairs else 0)), options,
-            corpus.shards[i], corpus.decided[i], pairs=pairs, number=i,
+            corpus.shards[i], corpus.decided[i], pairs=pairs, number=first + i,
         )
         for i in range(len(corpus.shards))
     ]  # fmt: skip
@@ -286,11 +293,13 @@ def _each_shard(
     return tuple(task.folder for task in tasks)
 
 
-def _each_range(road: Any, stage: str, tables: tuple[Path, ...], ranges: list[tuple[int, int]], options: Any, said: Any) -> list[Task]:
-    names = [table.name for table in tables]
+def _each_range(
+    road: Any, stage: str, tables: tuple[Path, ...], ranges: list[tuple[int, int]], options: Any, said: Any, index: Sequence[Path]
+) -> list[Task]:
+    names = [*([road.against.key] if index else []), *(table.name for table in tables)]
     folders = [road.folder(stage, store.key_of(stage, VERSION, names, said, keys)) for keys in ranges]
     return [
-        Task(f"{stage} {i + 1} of {len(ranges)}", folder, options, tables=tables, keys=keys)
+        Task(f"{stage} {i + 1} of {len(ranges)}", folder, options, tables=(*index, *tables), keys=keys, index=len(index))
         for i, (folder, keys) in enumerate(zip(folders, ranges, strict=True))
     ]
 
@@ -309,15 +318,15 @@ def _save(folder: Path, table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return result
 
 
-def _numbered(corpus: Corpus, place: np.ndarray, kept: np.ndarray, similarity: np.ndarray | None) -> Found:
-    return Found(_numbers(corpus, place), _numbers(corpus, kept), similarity)
+def _numbered(corpus: Corpus, place: np.ndarray, kept: np.ndarray, similarity: np.ndarray | None, first: int = 0) -> Found:
+    return Found(_numbers(corpus, place, first), _numbers(corpus, kept, first), similarity)
 
 
-def _numbers(corpus: Corpus, places: np.ndarray) -> np.ndarray:
-    """Numbers of documents from (shard, index among those that are there)."""
-    found = np.empty(len(places), np.int64)
-    where = places >> columns.SHARD_BITS
-    for shard in np.unique(where).tolist():
+def _numbers(corpus: Corpus, places: np.ndarray, first: int) -> np.ndarray:
+    """Numbers of documents from (shard, index among those that are there); the `first` shards are of an index."""
+    found = corpora.IN_INDEX - places
+    where = (places >> columns.SHARD_BITS) - first
+    for shard in np.unique(where[where >= 0]).tolist():
         mine = where == shard
         index = places[mine] & ((1 << columns.SHARD_BITS) - 1)
         found[mine] = corpus.starts[shard] + np.flatnonzero(corpora.alive(corpus, shard))[index]

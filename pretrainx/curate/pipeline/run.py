@@ -11,7 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,8 @@ from pretrainx.curate.pipeline.settings import Chains, Settings
 
 VERSION = 1
 LEAK_MANIFEST, LEAKS = "decontamination.json", "leaks.jsonl.gz"
-MANIFEST, REPORT, WORK = "manifest.json", "report.html", "work"
+MANIFEST, REPORT, WORK, INDEX = "manifest.json", "report.html", "work", "index"
+CORPUS = "corpus.json"  # beside repeated.npy, in the folder of a plan
 PACKAGES = ("pretrainx", "numpy", "numba", "pyarrow", "zstandard", "ftfy", "py3langid")
 DUPLICATE_ID = "duplicate_id"
 BINS = 40  # of the length histogram: powers of the square root of 2
@@ -46,6 +47,7 @@ class Road:
     near: Any  # deduplicate.near.Settings or None
     semantic: Any  # deduplicate.semantic.Settings or None
     passages: Any  # deduplicate.exact.Passages or None
+    against: Any  # indexes.Against, or None where no stage compares documents
     work: Path
     executor: Executor
     used: set[Path] = field(default_factory=set)  # folders of this run's results
@@ -92,20 +94,22 @@ def curate(chosen: Settings, workdir: Path, executor: Executor) -> tuple[dict[st
     clean, filters = settings.chains(chosen).split()
     exact, near, semantic, passages, sets = _compiled_stages(chosen)
     sets_key = sets.key() if sets else ""
+    known = _indexes(chosen, near, exact, workdir)
     found = inputs.find(chosen)
     with files.locked(workdir):
         work = workdir / WORK
         work.mkdir(exist_ok=True)
         prints = inputs.fingerprints(found, work / "inputs.json", executor)
+        against = known(work, executor)
         run_key = store.key_of(
             "run", VERSION, schema.to_dict(chosen), clean.as_json(), filters.as_json(), sets_key,
-            *map(schema.to_dict, (exact, near, semantic, passages)),
-            [[f.source, str(f.path), f.name, f.kind, known["sha256"]] for f, known in zip(found, prints, strict=True)],
+            *map(schema.to_dict, (exact, near, semantic, passages)), against.key if against else "",
+            [[f.source, str(f.path), f.name, f.kind, one["sha256"]] for f, one in zip(found, prints, strict=True)],
         )  # fmt: skip
         if (done := finished(workdir, run_key)) is not None:
             return done, {}
         store.remove_begun(work)
-        road = Road(chosen, clean, filters, exact, near, semantic, passages, work, executor)
+        road = Road(chosen, clean, filters, exact, near, semantic, passages, against, work, executor)
         corpus, results = _read(road, inputs.shards(found, prints, chosen.reading.piece_bytes))
         corpus, repeated = _ids(road, corpus)
         corpus = _filter(road, corpus, results)
@@ -115,7 +119,9 @@ def curate(chosen: Settings, workdir: Path, executor: Executor) -> tuple[dict[st
             from pretrainx.curate.pipeline import leaks
 
             corpus, told, spans = leaks.find(road, corpus, sets, sets_key)
-        manifest = _write(road, corpus, repeated, workdir)
+        plan = _plan(road, corpus, repeated)
+        manifest = _write(road, corpus, repeated, plan, workdir)
+        manifest |= _write_index(road, corpus, repeated, plan, workdir)
         _write_leaks(workdir, told, spans)
         manifest |= {"decontamination": told} if told else {}
         manifest |= _counts(corpus, results) | {
@@ -156,6 +162,17 @@ def _compiled_stages(chosen: Settings) -> list[Any]:
     return [None if one is None else parsed(one) for parsed, one in zip(parse, given, strict=True)]
 
 
+def _indexes(chosen: Settings, near: Any, exact: Any, workdir: Path) -> Callable[[Path, Executor], Any]:
+    """Sees that the config's indexes fit, and returns what reads all of them: (work folder, executor) -> indexes.Against."""
+    of = chosen.deduplicate
+    if near is None and exact is None and not of.against and not of.write_index:
+        return lambda work, executor: None
+    from pretrainx.curate.pipeline import indexes
+
+    found = indexes.find(of.against, near, None if exact is None else exact.folded, workdir / INDEX)
+    return lambda work, executor: indexes.against(found, work / "indexes.json", executor)
+
+
 def finished(workdir: Path, run_key: str) -> dict[str, Any] | None:
     """The manifest of a whole output that these settings and this input made."""
     if not (workdir / MANIFEST).exists() or not (workdir / REPORT).exists():
@@ -168,6 +185,8 @@ def finished(workdir: Path, run_key: str) -> dict[str, Any] | None:
         if there != {entry["file"]: entry["bytes"] for entry in manifest[kind]}:
             return None
     if "decontamination" in manifest and not (workdir / LEAK_MANIFEST).exists():
+        return None
+    if "index" in manifest and not (workdir / INDEX).is_dir():
         return None
     return manifest
 
@@ -232,7 +251,7 @@ def _scatter(
             done += 1
             with store.writing(folder) as made:
                 decisions.write(made, code, copies, near)
-                store.tell(made, {"reasons": [reason]})
+                store.tell(made, {"reasons": [reason, f"{reason}_as_before"]})
         folders.append(folder)
     road.note(stage, folders, done)
     return corpus.with_stage(stage, folders)
@@ -281,21 +300,37 @@ def _write_leaks(workdir: Path, told: dict[str, Any] | None, spans: Sequence[Pat
         files.write_json(workdir / LEAK_MANIFEST, told)
 
 
-def _write(road: Road, corpus: Corpus, repeated: np.ndarray, workdir: Path) -> dict[str, Any]:
-    """Makes the output files and puts them in place; returns what the manifest says of them."""
-    renamed = files.sha256_bytes(repeated.tobytes())
-    key = store.key_of("plan", renamed, corpus.keys, corpus.starts)
+def _write_index(road: Road, corpus: Corpus, repeated: np.ndarray, plan: Path, workdir: Path) -> dict[str, Any]:
+    """Leaves an index of what is kept, if the config wants one, else none: one from before would tell of other documents."""
+    if road.settings.deduplicate.write_index:
+        from pretrainx.curate.pipeline import indexes
+
+        return {"index": indexes.write(road, corpus, plan / CORPUS, repeated, workdir / INDEX)}
+    shutil.rmtree(workdir / INDEX, ignore_errors=True)
+    return {}
+
+
+def _plan(road: Road, corpus: Corpus, repeated: np.ndarray) -> Path:
+    """A folder with what tasks that write must know of the whole corpus."""
+    key = store.key_of("plan", files.sha256_bytes(repeated.tobytes()), corpus.keys, corpus.starts)
     folder = road.folder("plan", key)
     if not folder.is_dir():
         with store.writing(folder) as made:
             np.save(made / "repeated.npy", repeated)
-            corpus.save(made / "corpus.json")
+            corpus.save(made / CORPUS)
     road.used.add(folder)
+    return folder
+
+
+def _write(road: Road, corpus: Corpus, repeated: np.ndarray, plan: Path, workdir: Path) -> dict[str, Any]:
+    """Makes the output files and puts them in place; returns what the manifest says of them."""
+    renamed = files.sha256_bytes(repeated.tobytes())
+    old = road.against.key if road.against else ""
+    index = tuple(road.against.index.ids) if road.against else ()
     tasks = []
     for kind, name, segments in write.plan(corpus, road.settings.output):
-        task = write.Task(kind, name, segments, folder / "corpus.json", road.settings.output, Path())
-        made_from = write.key(task, corpus, renamed)
-        tasks.append(write.Task(kind, name, segments, task.corpus, task.output, road.folder("write", made_from)))
+        task = write.Task(kind, name, segments, plan / CORPUS, road.settings.output, Path(), index)
+        tasks.append(replace(task, folder=road.folder("write", write.key(task, corpus, renamed, old))))
     for task in tasks:  # a file that was changed since is made anew
         if task.folder.is_dir() and (task.folder / task.name).stat().st_size != store.result(task.folder)["bytes"]:
             shutil.rmtree(task.folder)

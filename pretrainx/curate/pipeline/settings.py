@@ -60,6 +60,8 @@ class Deduplicate:
     near: dict[str, Any] | None = field(default_factory=dict)
     semantic: dict[str, Any] | None = None
     passages: dict[str, Any] | None = None  # lines or paragraphs that were there before are cut out of documents
+    against: tuple[str, ...] = ()  # indexes that earlier runs left: what is a copy of a document of theirs is dropped (exact, near)
+    write_index: bool = False  # leave WORKDIR/index, of what was kept, for the `against` of later runs
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Task:
     corpus: Path  # a saved Corpus, with repeated.npy beside it
     output: Output
     folder: Path
+    index: tuple[Path, ...] = ()  # tables of ids, of the documents of earlier runs
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.name}"
@@ -84,23 +85,23 @@ def _file_name(source: str) -> str:
     return plain if plain == source else f"{plain}-{hashlib.blake2b(source.encode(), digest_size=3).hexdigest()}"
 
 
-def key(task: Task, corpus: Corpus, repeated: str) -> str:
-    """The name of the result. Segments are of shards, whose keys say what is in them."""
+def key(task: Task, corpus: Corpus, repeated: str, index: str) -> str:
+    """The name of the result. Segments are of shards, whose keys say what is in them; `index` is the hash of earlier runs' indexes."""
     said = [[*corpus.keys[s.shard], s.start, s.stop] for s in task.segments]
     output = (
         [task.output.gzip_level]
         if task.kind == "documents"
         else [task.output.gzip_level, task.output.dropped_characters, task.output.examples]
     )
-    # A dropped document may name a document of any shard.
-    others = repeated if task.kind == "documents" else store.key_of(repeated, corpus.keys)
+    # A dropped document may name a document of any shard, or of an earlier run.
+    others = repeated if task.kind == "documents" else store.key_of(repeated, corpus.keys, index)
     return store.key_of("write", VERSION, task.kind, task.name, output, others, said)
 
 
 def run(task: Task) -> dict[str, Any]:
     """Writes one file."""
     corpus = corpora.load(task.corpus)
-    names = Names(corpus, np.load(task.corpus.with_name("repeated.npy"), mmap_mode="r"))
+    names = Names(corpus, np.load(task.corpus.with_name("repeated.npy"), mmap_mode="r"), task.index)
     examples: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {}
     counted = {"documents": 0, "text_bytes": 0}
     languages: Counter[str] = Counter()
@@ -147,7 +148,7 @@ def _dropped(task: Task, corpus: Corpus, names: Names, keep_example: Callable[[d
         copies = [None if (kept := one.kept()) is None else kept[part] for one in decided]
         nearness = [None if (found := one.similarity()) is None else found[part] for one in decided]
         of = np.array([-1 if (c := copies[s]) is None else c[i] for i, s in enumerate(first.tolist())], np.int64)
-        copied = np.flatnonzero(want & (of >= 0))
+        copied = np.flatnonzero(want & (of != -1))
         originals = dict(zip(copied.tolist(), names.of(of[copied]), strict=True))
         for place, (name, text, origin, source, _, *sentence) in shards.rows(corpus.shards[segment.shard], want, segment.start):
             i = place - segment.start
