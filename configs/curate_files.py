@@ -5,6 +5,8 @@ Several sources: --config.inputs="{'web': 'crawl/*.warc.gz', 'books': {'files': 
 Rules:  repairs, length, repetition and copies for every source; sources of these names get the preset that suits them (curate/presets.py).
         One option: --config.filters.length.min_characters=200; one off: --config.filters.gopher_repetition=none;
         another preset for all: --config.preset=fineweb --config.sources="{}"
+Tongue: --config.filters.language.languages="['en','de']" keeps these, and says of each document its metadata.language
+Model:  --config.filters.quality.model=quality.npz drops what a classifier takes for bad text (tools/train_quality.py trains one)
 Crawls: --config.deduplicate.write_index=True leaves WORKDIR/index of what is kept; the next crawl takes it as
         --config.deduplicate.against="['march/index']", and what repeats a document of it is dropped
 Leaks:  --config.decontaminate="{'sets': {'arc': 'eval/arc*.jsonl'}}"

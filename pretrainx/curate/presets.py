@@ -113,8 +113,11 @@ def _stage(entry: Entry, where: str) -> Stage:
     return Stage("clean" if kind == "clean" else "filter", name, schema.parse(getattr(module, attribute), options, f"{where}.{name}"))
 
 
-def apply(batch: Batch, chain: Sequence[Stage]) -> tuple[Batch, list[str], dict[str, int]]:
+def apply(batch: Batch, chain: Sequence[Stage], notes: dict[str, np.ndarray] | None = None) -> tuple[Batch, list[str], dict[str, int]]:
     """The documents that stay, cleaned; for each document of the batch given "" or the first reason to drop it; counts of repairs.
+
+    `notes` takes up what filters that have a method `notes` know of the documents, by name (object[documents], None where no such
+    filter saw one).
 
     Filters in a row look at the same batch, so that its words and lines are found once; a document that one of them drops is
     still seen by the next, which changes nothing but time.
@@ -131,6 +134,9 @@ def apply(batch: Batch, chain: Sequence[Stage]) -> tuple[Batch, list[str], dict[
         found = np.array(stage.part.reasons(batch), object)
         new = (found != "") & (reasons[held] == "") if len(batch) else np.zeros(0, bool)
         reasons[held[new]] = found[new]
+        if notes is not None and hasattr(stage.part, "notes"):
+            for name, values in stage.part.notes(batch).items():
+                notes.setdefault(name, np.full(len(reasons), None, object))[held] = values
         if index + 1 == len(chain) or chain[index + 1].kind == "clean":
             keep = reasons[held] == ""
             if not keep.all():

@@ -61,8 +61,17 @@ def _load() -> tuple[list[str], Model]:
 def identify(batch: Batch, languages: tuple[str, ...], max_characters: int = 20_000) -> tuple[list[str], np.ndarray]:
     """For each document the likeliest of these languages and float64[documents], its probability among them.
 
-    Only the first `max_characters` are read. A text without any known feature is in no language more likely than in another.
+    Only the first `max_characters` are read. A text without any known feature is in no language more likely than in another. The batch
+    remembers the answer.
     """
+    held = batch.__dict__.setdefault("_languages", {})
+    if (languages, max_characters) not in held:
+        held[languages, max_characters] = _identify(batch, languages, max_characters)
+    answer: tuple[list[str], np.ndarray] = held[languages, max_characters]
+    return answer
+
+
+def _identify(batch: Batch, languages: tuple[str, ...], max_characters: int) -> tuple[list[str], np.ndarray]:
     found = model(languages)
     texts = [_bytes(text[:max_characters]) for text in batch.texts]
     data = np.frombuffer(b"".join(texts), np.uint8)

@@ -6,7 +6,10 @@ from pretrainx.curate.documents import Batch
 
 
 class Filter(Protocol):
-    """What a filter is: a frozen dataclass of thresholds with this one method."""
+    """What a filter is: a frozen dataclass of thresholds with this one method; a second one is optional:
+
+    notes(batch) -> {name: a value ("": none) for each document}, what the filter found out that belongs in the documents' metadata.
+    """
 
     def reasons(self, batch: Batch) -> list[str]:
         """For each document "" to keep it, or "<filter>/<rule>"; depends on the document alone."""

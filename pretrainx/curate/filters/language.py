@@ -1,4 +1,7 @@
-"""Documents in the languages that are wanted, identified offline (py3langid, whose model lies in its wheel)."""
+"""Documents in the languages that are wanted, identified offline (py3langid, whose model lies in its wheel).
+
+What stays carries its language as `metadata.language`.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,6 +15,7 @@ COMMON = (
     "en", "de", "fr", "es", "pt", "it", "nl", "sv", "da", "no", "fi", "pl", "cs", "sk", "hu", "ro", "bg", "el", "ru", "uk", "tr", "vi",
     "id", "ja", "zh", "ko", "ar", "he", "fa", "hi", "bn", "th", "ta", "ur", "ca", "hr", "sr", "lt", "lv", "et",
 )  # fmt: skip
+UNSURE = "unsure"
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,16 @@ class Filter:
             raise ValueError("languages is empty: name at least one, such as 'en'")
 
     def reasons(self, batch: Batch) -> list[str]:
+        return ["" if found in self.languages else f"language/{found}" for found in self._found(batch)]
+
+    def notes(self, batch: Batch) -> dict[str, list[str]]:
+        return {"language": self._found(batch)}
+
+    def _found(self, batch: Batch) -> list[str]:
+        """The language of each document, or "unsure"."""
         from pretrainx.curate.columns.languages import identify
 
         candidates = tuple(dict.fromkeys((*self.languages, *self.candidates)))
         found, confidence = identify(batch, candidates, self.max_characters)
-        return [
-            "language/unsure" if not sure else "" if language in self.languages else f"language/{language}"
-            for language, sure in zip(found, (confidence >= self.min_confidence).tolist(), strict=True)
-        ]
+        sure = confidence >= self.min_confidence
+        return [language if is_sure else UNSURE for language, is_sure in zip(found, sure.tolist(), strict=True)]

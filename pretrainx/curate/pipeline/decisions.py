@@ -1,7 +1,8 @@
 """What a stage says of each record of a shard: keep (0), or which reason; and of which document it is a copy.
 
 decisions.npz   code int32[records], kept int64[records] (the number of the document it is a copy of, -1: none)
-result.json     reasons by name: code c is reasons[c - 1]
+notes.npz       int16[records] by name, what the stage found out of each record, such as its language
+result.json     reasons by name: code c is reasons[c - 1]; notes, the values of each name by code likewise (0: none)
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from pretrainx.curate.pipeline import shards, store
 
-FILE = "decisions.npz"
+FILE, NOTES = "decisions.npz", "notes.npz"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,14 @@ class Decided:
 
     def reasons(self) -> list[str]:
         return list(store.result(self.folder)["reasons"])
+
+    def notes(self) -> dict[str, tuple[np.ndarray, list[str]]]:
+        """{name: (int16[records] codes, values: code c is values[c - 1], 0 none)}, for the documents' metadata."""
+        if not (self.folder / NOTES).exists():
+            return {}
+        values = store.result(self.folder)["notes"]
+        with np.load(self.folder / NOTES, allow_pickle=False) as found:
+            return {name: (np.asarray(found[name]), list(values[name])) for name in found.files}
 
 
 def write(folder: Path, code: np.ndarray, kept: np.ndarray | None = None, similarity: np.ndarray | None = None) -> None:

@@ -16,10 +16,10 @@ from pretrainx.curate import presets
 from pretrainx.curate.documents import Batch, batches
 from pretrainx.curate.pipeline import decisions, shards, store
 from pretrainx.curate.pipeline.decisions import Decided
-from pretrainx.curate.pipeline.read import by_chain
+from pretrainx.curate.pipeline.read import by_chain, language_of
 from pretrainx.curate.pipeline.settings import Chains
 
-VERSION = 1
+VERSION = 2  # 1: no notes
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,25 @@ def run(task: Task) -> dict[str, Any]:
     code = np.zeros(len(alive), np.int32)
     reasons: dict[str, int] = {}
     cleaned: Counter[str] = Counter()
-    places = iter(np.flatnonzero(alive).tolist())
+    languages: Counter[str] = Counter()
+    places = np.flatnonzero(alive)
+    noted: dict[str, np.ndarray] = {}
+    values: dict[str, dict[str, int]] = {}
 
     def texts() -> Iterator[str]:
+        done = 0
         for batch in batches(shards.documents(task.shard, alive)):
-            after, found = decide(batch, task.filters, cleaned)
-            for document, reason in zip(after.documents, found, strict=True):
-                code[next(places)] = reasons.setdefault(reason, len(reasons) + 1) if reason else 0
-                yield document.text
+            after, found, notes = decide(batch, task.filters, cleaned)
+            mine = places[done : done + len(batch)]
+            code[mine] = [reasons.setdefault(reason, len(reasons) + 1) if reason else 0 for reason in found]
+            for name, told in notes.items():
+                known = values.setdefault(name, {})
+                noted.setdefault(name, np.zeros(len(alive), np.int16))[mine] = [
+                    known.setdefault(v, len(known) + 1) if v else 0 for v in told
+                ]
+            languages.update(spoken(batch, notes.get("language")))
+            done += len(batch)
+            yield from after.texts
 
     with store.writing(task.folder) as folder:
         if task.edits:
@@ -66,18 +77,27 @@ def run(task: Task) -> dict[str, Any]:
             for _ in texts():
                 pass
         decisions.write(folder, code)
-        result = {"reasons": list(reasons), "cleaned": dict(sorted(cleaned.items()))}
+        if noted:
+            np.savez(folder / decisions.NOTES, **noted)  # type: ignore[arg-type]
+        result = {
+            "reasons": list(reasons), "cleaned": dict(sorted(cleaned.items())), "languages": dict(sorted(languages.items())),
+            "notes": {name: list(known) for name, known in values.items()},
+        }  # fmt: skip
         store.tell(folder, result)
     return result
 
 
-def decide(batch: Batch, filters: Chains, cleaned: Counter[str]) -> tuple[Batch, list[str]]:
-    """(the documents, those that stay mended; why each of the others is dropped, "" for those that stay)."""
+def decide(batch: Batch, filters: Chains, cleaned: Counter[str]) -> tuple[Batch, list[str], dict[str, np.ndarray]]:
+    """(the documents, those that stay mended; why each of the others is dropped, "" for those that stay; what filters noted of each)."""
     made, found = list(batch.documents), [""] * len(batch)
+    notes: dict[str, np.ndarray] = {}
     for chain, places in by_chain(batch, filters):
         part = batch if len(places) == len(batch) else Batch([batch.documents[i] for i in places])
-        after, reasons, told = presets.apply(part, chain)
+        noted: dict[str, np.ndarray] = {}
+        after, reasons, told = presets.apply(part, chain, noted)
         cleaned.update(told)
+        for name, values in noted.items():
+            notes.setdefault(name, np.full(len(batch), None, object))[places] = values
         mended = iter(after.documents)
         for place, reason in zip(places, reasons, strict=True):
             found[place] = reason
@@ -86,7 +106,13 @@ def decide(batch: Batch, filters: Chains, cleaned: Counter[str]) -> tuple[Batch,
                 made[place] = document
                 if not document.text:
                     found[place] = EMPTIED
-    return Batch(made), found
+    return Batch(made), found, notes
+
+
+def spoken(batch: Batch, noted: np.ndarray | None = None) -> Iterator[str]:
+    """The language of each document: what a filter noted, else what its record says."""
+    for i, document in enumerate(batch.documents):
+        yield language_of(document.metadata) if noted is None or noted[i] is None else noted[i]
 
 
 EMPTIED = "empty_after_cleaning"

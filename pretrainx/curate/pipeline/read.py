@@ -20,7 +20,8 @@ from pretrainx.curate.pipeline.settings import Chain, Chains, Reading
 from pretrainx.curate.readers import Counts, Format
 from pretrainx.curate.streams import BadRecord
 
-VERSION = 1  # of what this file makes
+VERSION = 2  # of what this file makes; 1: languages were not counted
+NOT_SAID = "not said"  # the language of a document of which neither its record nor a filter tells one
 EMPTY = "empty_text"
 CLEANED_AWAY = "empty_after_cleaning"
 NO_SOURCE = "documents"  # the source of a record when neither it nor the config says one
@@ -59,6 +60,7 @@ def run(task: Task) -> dict[str, Any]:
     """Reads and cleans one shard."""
     counts, faults = Counts(), [0]
     cleaned: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
     sentences: list[str] = []
     with store.writing(task.folder) as folder, shards.Writer(folder) as writer:
         for group in _groups(_documents(task, counts, faults)):
@@ -69,15 +71,23 @@ def run(task: Task) -> dict[str, Any]:
                 continue
             for document in clean(group, task.clean, cleaned).documents:
                 writer.add(document, "" if document.text else CLEANED_AWAY)
+                if document.text:
+                    languages[language_of(document.metadata)] += 1
         found = writer.finish()
         table = shards.columns(folder)
         result = {
             **found, "faults": faults[0], "sentences": sentences, "cleaned": dict(sorted(cleaned.items())),
             "documents_replaced": counts.documents_replaced, "characters_replaced": counts.characters_replaced,
-            "bytes": int(table["bytes"].sum()),
+            "bytes": int(table["bytes"].sum()), "languages": dict(sorted(languages.items())),
         }  # fmt: skip
         store.tell(folder, result)
     return result
+
+
+def language_of(metadata: Mapping[str, Any]) -> str:
+    """What a record's metadata say of its language."""
+    said = metadata.get("language")
+    return said[:40] if isinstance(said, str) else NOT_SAID
 
 
 def clean(batch: Batch, chains: Chains, counts: Counter[str]) -> Batch:

@@ -8,6 +8,7 @@ from pretrainx.core.logs import duration
 from pretrainx.core.page import Cell, Content, Html, Section, breakable, contents, details, facts, figure, figures, legend, table, tag
 from pretrainx.core.page import page as whole_page
 from pretrainx.core.svg import meter, short
+from pretrainx.curate.pipeline.read import NOT_SAID
 
 STAGES = {
     "read": "Read and cleaned", "ids_drop": "Duplicate ids", "filter": "Filtered", "exact": "Exact copies", "near": "Near copies",
@@ -15,6 +16,7 @@ STAGES = {
 }  # fmt: skip
 SHOWN_INPUTS = 200  # files named in the page; the manifest has all
 SHOWN_REASONS = 40  # of one source
+SHOWN_LANGUAGES = 40
 
 
 def page(manifest: Mapping[str, Any]) -> str:
@@ -28,8 +30,10 @@ def page(manifest: Mapping[str, Any]) -> str:
         Section("reasons", "Why documents were dropped", _reasons(flow), "Of each source, what each reason took of its records."),
         Section("lengths", "Lengths", _lengths(manifest["lengths"]), "Characters of a document, before filters and at the end."),
     ]
-    if manifest.get("languages"):
-        sections.append(Section("languages", "Languages", _languages(manifest["languages"]), "As the records or the readers say."))
+    languages = manifest["languages_before"], manifest["languages"]
+    if {*languages[0], *languages[1]} - {NOT_SAID}:
+        note = "As the filter of languages found them, else as the records say; before: of the documents that filters saw."
+        sections.append(Section("languages", "Languages", _languages(*languages), note))
     if manifest["clusters"]:
         sections.append(Section("copies", "Copies", _clusters(manifest["clusters"]), "Documents that say the same, one of which stays."))
     if manifest.get("decontamination"):
@@ -140,13 +144,19 @@ def _histogram(title: str, bars: Sequence[tuple[str, int, int]]) -> Html:
     return tag("svg", tag("title", summary), drawn, viewBox=f"0 0 {width} {height}", role="img", aria_label=summary)
 
 
-def _languages(languages: Mapping[str, int]) -> Html:
-    total = max(sum(languages.values()), 1)
-    found = sorted(languages.items(), key=lambda pair: (-pair[1], pair[0]))
+def _languages(before: Mapping[str, int], after: Mapping[str, int]) -> Html:
+    names = sorted({*before, *after}, key=lambda name: (-before.get(name, 0), name))
+    totals = [max(sum(some.values()), 1) for some in (before, after)]
     rows: list[list[Cell | Content]] = []
-    for name, count in found[:40]:
-        rows.append([name, f"{count:,}", Cell(f"{count / total:.1%}", count / total, small=meter(count / total))])
-    return table("Kept documents by language", ("language", "documents", "share"), rows)
+    for name in names[:SHOWN_LANGUAGES]:
+        cells: list[Cell | Content] = [name]
+        for some, total in zip((before, after), totals, strict=True):
+            share = some.get(name, 0) / total
+            cells.append(Cell(f"{some.get(name, 0):,}", float(some.get(name, 0)), small=[f"{share:.1%}", tag("div", meter(share))]))
+        rows.append(cells)
+    made = table("Documents by language", ("language", "before", "kept"), rows)
+    more = len(names) - SHOWN_LANGUAGES
+    return tag("div", made, tag("p", f"And {more:,} more languages; manifest.json has all.", class_="note") if more > 0 else None)
 
 
 def _clusters(clusters: Mapping[str, int]) -> Html:

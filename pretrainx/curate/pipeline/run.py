@@ -345,7 +345,7 @@ def _write(road: Road, corpus: Corpus, repeated: np.ndarray, plan: Path, workdir
         _merge_examples(examples, result["examples"], road.settings.output.examples)
     for kind in ("documents", "dropped"):
         _publish(workdir / kind, [task.folder / task.name for task in tasks if task.kind == kind])
-    return found | {"examples": examples, "languages": dict(sorted(languages.items()))}
+    return found | {"examples": examples, "languages": dict(sorted(languages.items()))}  # of what is kept
 
 
 def _merge_examples(into: dict[str, Any], more: Mapping[str, Any], most: int) -> None:
@@ -383,6 +383,7 @@ def _counts(corpus: Corpus, results: Sequence[Mapping[str, Any]]) -> dict[str, A
     flow: dict[str, dict[str, dict[str, Any]]] = {stage: {} for stage in stages}
     lengths = {"before": np.zeros(BINS, np.int64), "after": np.zeros(BINS, np.int64)}
     copies: list[np.ndarray] = []
+    languages: Counter[str] = Counter()
     cleaned: Counter[str] = Counter()
     for shard, result in enumerate(results):
         first, names = shards.columns(corpus.decided[shard][0].texts), result["sources"]
@@ -401,7 +402,9 @@ def _counts(corpus: Corpus, results: Sequence[Mapping[str, Any]]) -> dict[str, A
                 copies.append(kept[code > 0])
             alive, texts, table = stays, one.texts, after
             if one.stage in ("read", "filter"):
-                cleaned.update(store.result(one.folder)["cleaned"])
+                told = store.result(one.folder)
+                cleaned.update(told["cleaned"])
+        languages.update(told["languages"])  # as the filters found them, else as records say
         lengths["before"] += _length_bins(first["characters"][first["code"] == 0])
         lengths["after"] += _length_bins(table["characters"][alive])
     sizes: Counter[int] = Counter()
@@ -411,6 +414,7 @@ def _counts(corpus: Corpus, results: Sequence[Mapping[str, Any]]) -> dict[str, A
         "flow": flow,
         "lengths": {name: found.tolist() for name, found in lengths.items()},
         "clusters": {str(size): count for size, count in sorted(sizes.items())},
+        "languages_before": dict(sorted(languages.items())),
         "cleaned": dict(sorted(cleaned.items())),
         "bad_records": {
             "faults": sum(result["faults"] for result in results),

@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +18,10 @@ import numpy as np
 from pretrainx.curate.pipeline import corpus as corpora
 from pretrainx.curate.pipeline import ids, shards, store
 from pretrainx.curate.pipeline.corpus import Corpus, Names
+from pretrainx.curate.pipeline.read import language_of
 from pretrainx.curate.pipeline.settings import Output
 
-VERSION = 1
+VERSION = 2  # 1: no notes of filters in the metadata
 DROPPED_ROWS = 500_000  # of one file
 EXAMPLE_CHARACTERS = 300
 _BUFFER = 1 << 20
@@ -129,12 +130,19 @@ def run(task: Task) -> dict[str, Any]:
 def _kept(task: Task, corpus: Corpus, names: Names, languages: Counter[str]) -> Iterator[dict[str, Any]]:
     for segment in task.segments:
         want = corpora.alive(corpus, segment.shard)[segment.start : segment.stop]
+        notes = {name: told for one in corpus.decided[segment.shard] for name, told in one.notes().items()}
         for place, (name, text, origin, source, metadata, *_) in shards.rows(corpus.shards[segment.shard], want, segment.start):
             if names.is_repeated(corpus.starts[segment.shard] + place):
                 name = ids.renamed(name, origin, source)
-            if isinstance(language := metadata.get("language"), str):
-                languages[language[:40]] += 1
+            metadata = with_notes(metadata, {name: values[c - 1] for name, (codes, values) in notes.items() if (c := codes[place])})
+            languages[language_of(metadata)] += 1
             yield {"id": name, "text": text, "source": source, "origin": origin, "metadata": metadata}
+
+
+def with_notes(metadata: dict[str, Any], notes: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata with what filters found; what the record said otherwise stays as NAME_of_record."""
+    own = {f"{name}_of_record": metadata[name] for name, value in notes.items() if metadata.get(name, value) != value}
+    return {**metadata, **own, **notes} if notes else metadata
 
 
 def _dropped(task: Task, corpus: Corpus, names: Names, keep_example: Callable[[dict[str, Any], str], None]) -> Iterator[dict[str, Any]]:
