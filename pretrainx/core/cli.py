@@ -13,7 +13,17 @@ from typing import Any, NoReturn
 from pretrainx.core import config as configs
 from pretrainx.core import platforms
 from pretrainx.core.config import Config
-from pretrainx.core.errors import EXIT_BAD_INPUT, EXIT_GUARD, EXIT_INTERRUPTED, GuardStop, InputError, Interrupted, nearest
+from pretrainx.core.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_GUARD,
+    EXIT_INTERRUPTED,
+    EXIT_SAVE_FAILED,
+    GuardStop,
+    InputError,
+    Interrupted,
+    SaveFailed,
+    nearest,
+)
 from pretrainx.core.logs import log
 
 EXIT_KEYBOARD = 130  # as a shell reports a process that Ctrl-C ended
@@ -42,6 +52,8 @@ def outcome(main: Callable[[], int | None]) -> int:
         return _end(f"error: {error}", EXIT_BAD_INPUT)
     except GuardStop as error:
         return _end(f"stopped: {error}", EXIT_GUARD)
+    except SaveFailed as error:
+        return _end(f"not saved: {error}", EXIT_SAVE_FAILED)
     except Interrupted as error:
         return _end(f"interrupted: {error}", EXIT_INTERRUPTED)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 EXIT_BAD_INPUT = 2
 EXIT_GUARD = 3
+EXIT_SAVE_FAILED = 1  # as of any other failure that running the command again may mend
 EXIT_INTERRUPTED = 75
 
 
@@ -20,6 +21,10 @@ class InputError(Exception):
 
 class GuardStop(Exception):
     """Too many bad steps in a row: the run stopped itself, and its last good state is saved."""
+
+
+class SaveFailed(Exception):
+    """The last checkpoint of a run came to nothing: what it says names the one before."""
 
 
 class Interrupted(Exception):

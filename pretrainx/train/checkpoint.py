@@ -1,9 +1,11 @@
 """Checkpoints: parameters, the rest of the state, and the run's own facts, under one step, written behind the training.
 
-Orbax writes into a temporary folder and renames it when all is there, so a step that exists is whole.
+Everything is written into a temporary folder, digests of all files last, and renamed when all is there: a step that exists is
+whole, or was damaged in place, which its digests tell. A save that fails costs its interval and nothing else.
 """
 
 import copy
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,16 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from pretrainx.core.errors import InputError
+from pretrainx.core.errors import InputError, SaveFailed
+from pretrainx.core.logs import log
 from pretrainx.models.skeleton import Params
-from pretrainx.parallel.multihost import is_first
+from pretrainx.parallel.multihost import is_first, sum_over_processes
+from pretrainx.train import digests, faults
 from pretrainx.train.state import State
 
 ITEMS = ("params", "rest", "facts")
+UNFINISHED = "*.orbax-checkpoint-tmp*"
+QUARANTINE = "damaged_checkpoints"  # in the run's folder
 
 
 class Checkpoints:
@@ -24,34 +30,150 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2, keep_every: int = 0, read_only: bool = False):
         self.folder = folder.resolve()
+        self.keep, self.keep_every, self.read_only = keep, keep_every, read_only
+        self.failed = 0  # saves that came to nothing
+        self._saving: int | None = None  # the step of the save under way
+        self._error: SaveFailed | None = None  # of the last save, if that failed
+        self._whole: set[int] = set()  # steps whose digests were compared
         if not read_only and is_first():
             self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):  # of a run that was killed while saving
-                shutil.rmtree(leftover, ignore_errors=True)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep, keep_period=keep_every or None, read_only=read_only, create=not read_only
-        )
+            self._remove_unfinished()  # of a run that was killed while saving
         # The first process makes the folder; another must not conclude from being early that there is none.
-        there = not read_only or self.folder.exists()
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS) if there else None
+        self._manager = self._open() if not read_only or self.folder.exists() else None
+
+    def _open(self) -> ocp.CheckpointManager:
+        # What is kept is decided in `_remove_old`: only after a commit, and never a folder that is half removed.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None, read_only=self.read_only, create=not self.read_only, temporary_path_class=_path_class(self)
+        )
+        return ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS)
 
     def latest(self) -> int | None:
-        return self._manager.latest_step() if self._manager else None
+        """The newest step whose files are as they were written. Damaged newer ones are said, and put aside unless read only.
+
+        Raises:
+          InputError: there are checkpoints, and all are damaged.
+        """
+        if self._manager is None:
+            return None
+        step, moved = self._newest_whole() if is_first() else (0, False)
+        step, moved = sum_over_processes(step, 64), bool(sum_over_processes(int(moved), 8))  # the first process decides
+        if moved:
+            self._manager.reload()
+        self._whole.add(step - 1)
+        return step - 1 if step else None
+
+    def _newest_whole(self) -> tuple[int, bool]:
+        """(the step plus one, or 0; whether a damaged one was put aside)."""
+        steps = sorted(self.steps(), reverse=True)
+        found, wrong = digests.first_whole(self.folder, steps)
+        if found is None and wrong:
+            step, what = next(iter(wrong.items()))
+            raise InputError(
+                f"{self.folder}: every checkpoint is damaged ({', '.join(map(str, wrong))}; of step {step}, {what}); "
+                "bring back a copy of one, or use another --workdir to begin anew"
+            )
+        for step, what in wrong.items():
+            place = "" if self.read_only else f"; put aside in {self._quarantine(step)}"
+            log(f"warning: the checkpoint of step {step} is damaged: {what}{place}; step {found} is used")
+        if found is not None and not digests.has_digests(self.folder / str(found)):
+            log(f"warning: the checkpoint of step {found} has no digests (an older version wrote it): it is used unchecked")
+        return 0 if found is None else found + 1, bool(wrong) and not self.read_only
+
+    def _quarantine(self, step: int) -> Path:
+        """Moves a checkpoint out of the way, and gives its new place; nothing is ever overwritten there."""
+        places = (self.folder.parent / QUARANTINE / (str(step) + (f".{n}" if n else "")) for n in range(1 << 20))
+        place = next(p for p in places if not p.exists())
+        place.parent.mkdir(exist_ok=True)
+        (self.folder / str(step)).rename(place)
+        return place
 
     def steps(self) -> list[int]:
-        return sorted(self._manager.all_steps()) if self._manager else []
+        """Committed steps, oldest first, damaged or not."""
+        there = self.folder.iterdir() if self.folder.exists() else ()
+        return sorted(int(path.name) for path in there if path.name.isascii() and path.name.isdecimal() and path.is_dir())
 
     def save(self, state: State, step: int, facts: dict[str, Any]) -> None:
-        """Starts the save; returns when the arrays are copied to the host, long before they are on disk."""
+        """Starts the save; returns when the arrays are copied to the host, long before they are on disk.
+
+        A save that fails, now or later, is logged and counted (`collect`), and the one before stays.
+        """
+        faults.reached("before_save")
+        self.collect(wait=True)
         assert self._manager is not None
         facts = copy.deepcopy(facts)  # it is written behind the training, which goes on to change what it was given
         rest = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params), rest=ocp.args.StandardSave(rest), facts=ocp.args.JsonSave(facts)
-            ),
+        self._error = None
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params), rest=ocp.args.StandardSave(rest), facts=ocp.args.JsonSave(facts)
+                ),
+                custom_metadata=digests.MARK,
+            )
+        except Exception as error:
+            self._give_up(step, error)
+            return
+        self._saving = step
+        faults.reached("copied")
+
+    def collect(self, wait: bool = False) -> bool:
+        """Whether the save under way has come to nothing, which is said and counted; call it now and then."""
+        # With several processes the answer costs a barrier, which only a save or the end of the run may have.
+        if (
+            self._saving is None
+            or self._manager is None
+            or (not wait and (jax.process_count() > 1 or self._manager.is_saving_in_progress()))
+        ):
+            return False
+        step, self._saving = self._saving, None
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._give_up(step, error)
+            return True
+        return False
+
+    def _give_up(self, step: int, error: Exception) -> None:
+        """After a failed save: room is made for the next one, and the manager forgets it."""
+        if jax.process_count() > 1:
+            raise error  # the other processes may have saved, and no longer agree with this one
+        self.failed += 1
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        there = self.steps()
+        kept = f"the checkpoint of step {there[-1]} is whole" if there else "there is no checkpoint yet"
+        self._error = SaveFailed(
+            f"the checkpoint of step {step} could not be saved ({reason}); {kept}; run the same command again to go on"
         )
+        log(f"warning: SAVE FAILED ({self.failed} so far): step {step}: {reason}; {kept}, the run goes on and saves at the next interval")
+        old, self._manager = self._manager, None
+        try:
+            if old is not None:
+                old.close()
+        except Exception as again:  # its threads are over; what they left is in `error`
+            log(f"  and while closing: {type(again).__name__}")
+        self._remove_unfinished()
+        self._manager = self._open()
+
+    def _remove_unfinished(self) -> None:
+        for leftover in self.folder.glob(UNFINISHED):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _remove_old(self) -> None:
+        """Removes what need not be kept, after a commit. Renamed first: a kill in the middle leaves no half of a step."""
+        for step in self.steps()[: -self.keep]:
+            if self.keep_every and step % self.keep_every == 0:
+                continue
+            doomed = self.folder / f"{step}.orbax-checkpoint-tmp-old"
+            try:
+                (self.folder / str(step)).rename(doomed)
+            except OSError as error:
+                log(f"warning: the old checkpoint of step {step} cannot be removed: {error}")
+                continue
+            faults.reached("removing")
+            shutil.rmtree(doomed, ignore_errors=True)
+        faults.reached("removed")
 
     def facts(self, step: int) -> dict[str, Any]:
         """What the run wrote beside the arrays of a step."""
@@ -69,12 +191,41 @@ class Checkpoints:
         return self._restore(step, params=ocp.args.StandardRestore(like))["params"]
 
     def _restore(self, step: int, **items: Any) -> Any:
+        there = ", ".join(map(str, self.steps())) or "none"
         if step not in self.steps() or self._manager is None:
-            raise InputError(f"{self.folder}: no checkpoint of step {step}; those there: {', '.join(map(str, self.steps())) or 'none'}")
+            raise InputError(f"{self.folder}: no checkpoint of step {step}; those there: {there}")
+        if step not in self._whole and (what := digests.problem(self.folder / str(step))):
+            raise InputError(f"{self.folder}: the checkpoint of step {step} is damaged: {what}; those there: {there}")
+        self._whole.add(step)
         return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def close(self) -> None:
-        """Waits until what was started is on disk; an error of a background save surfaces here at the latest."""
+        """Waits until what was started is on disk.
+
+        Raises:
+          SaveFailed: the last save came to nothing.
+        """
+        self.collect(wait=True)
         if self._manager is not None:
-            self._manager.wait_until_finished()
             self._manager.close()
+        if self._error is not None:
+            raise self._error
+
+
+def _path_class(checkpoints: Checkpoints) -> type[ocp.path.atomicity.AtomicRenameTemporaryPath]:
+    """The library's temporary folder, which writes digests before it becomes a step, and removes old steps after that."""
+
+    class Digested(ocp.path.atomicity.AtomicRenameTemporaryPath):
+        async def finalize(self) -> None:
+            if self.get_final().name in ITEMS:  # its items are such folders too
+                await super().finalize()
+                faults.reached("item_written")
+                return
+            faults.reached("before_digests")
+            digests.write(Path(os.fspath(self.get())))
+            faults.reached("before_commit")
+            await super().finalize()
+            faults.reached("committed")
+            checkpoints._remove_old()
+
+    return Digested

@@ -89,6 +89,7 @@ def train(run: Run) -> dict[str, Any]:
     Raises:
       Interrupted: after a signal, with all saved.
       GuardStop: too many non-finite steps in a row, with the last good state saved.
+      SaveFailed: the last save came to nothing; those before it that failed were logged and counted.
     """
     program, lengths, batch_size = run.program, run.program.lengths, run.program.experiment.train.batch_size
     experiment = program.experiment
@@ -125,6 +126,8 @@ def train(run: Run) -> dict[str, Any]:
                 run.step += 1
                 run.rows_digest += batch.digest
                 reporter.step(run.step, metrics, waited)
+                if run.checkpoints.collect():
+                    reporter.write(run.step, {"train/failed_saves": float(run.checkpoints.failed)})
                 stopping = signals.agreed() or bad_steps(reporter) >= experiment.train.max_bad_steps
                 if score and evaluation_due(run) and not stopping:  # a run that must stop now owes it to its resumption
                     score(run.step)
