@@ -1,0 +1,17 @@
+"""What an hour of a chip costs: an example to be edited, on-demand list prices in US dollars as seen in 2025, without discounts.
+
+Contracts, regions and reservations change them by factors of two and more; `tools/plan.py --price=2.10` takes one of your own.
+"""
+
+DATED = "2025, list prices, an example"
+DOLLARS_AN_HOUR = {
+    "v4": 3.22,
+    "v5e": 1.20,
+    "v5p": 4.20,
+    "v6e": 2.70,
+    "tpu7x": 12.00,
+    "a100": 3.00,
+    "h100": 4.00,
+    "h200": 4.50,
+    "b200": 7.50,
+}
