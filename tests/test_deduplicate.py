@@ -237,6 +237,8 @@ def test_small_limits_of_memory_give_the_same(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(near, "_MINIMA_AT_ONCE", 1000)
     monkeypatch.setattr(near, "_PAIRS_AT_ONCE", 3)
     monkeypatch.setattr(near, "_HASHES_AT_ONCE", 100)
+    monkeypatch.setattr(clusters, "_PAIRS_AT_ONCE", 4)
+    monkeypatch.setattr(clusters, "_ROWS_AT_ONCE", 5)
     found = find.find(texts)
     assert all(np.array_equal(found[name], whole[name]) for name in whole)
 
