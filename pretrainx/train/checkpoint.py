@@ -32,6 +32,7 @@ class Checkpoints:
         self.folder = folder.resolve()
         self.keep, self.keep_every, self.read_only = keep, keep_every, read_only
         self.failed = 0  # saves that came to nothing
+        self.committed = 0  # the newest step that is surely on disk; 0: none
         self._saving: int | None = None  # the step of the save under way
         self._error: SaveFailed | None = None  # of the last save, if that failed
         self._whole: set[int] = set()  # steps whose digests were compared
@@ -61,6 +62,7 @@ class Checkpoints:
         if moved:
             self._manager.reload()
         self._whole.add(step - 1)
+        self.committed = max(step - 1, 0)
         return step - 1 if step else None
 
     def _newest_whole(self) -> tuple[int, bool]:
@@ -133,6 +135,7 @@ class Checkpoints:
         except Exception as error:
             self._give_up(step, error)
             return True
+        self.committed = step
         return False
 
     def _give_up(self, step: int, error: Exception) -> None:

@@ -28,6 +28,7 @@ from pretrainx.train import state as states
 from pretrainx.train.build import Program
 from pretrainx.train.checkpoint import Checkpoints
 from pretrainx.train.experiment import Experiment
+from pretrainx.train.progress import Progress
 from pretrainx.train.report import Reporter, evaluated, keep_until
 from pretrainx.train.signals import Signals
 from pretrainx.train.state import State
@@ -104,6 +105,7 @@ def train(run: Run) -> dict[str, Any]:
             run.state = first_state(program)
         rows = multihost.local_rows(program.partitioner.batch(), batch_size)
         put = to_device(program, rows, batch_size)
+        progress = Progress(run.folder if multihost.is_first() else None, run.step)
         score = scorer(run, reporter)
         if score and run.step and evaluation_owed(run):
             score(run.step)
@@ -113,12 +115,14 @@ def train(run: Run) -> dict[str, Any]:
             prefetch=experiment.data.prefetch, workers=experiment.data.workers,
         )  # fmt: skip
         reporter.restart_clock()
+        progress.ready()
         metrics: dict[str, Any] = {}
         stopping = False
         with Signals() as signals:
             while run.step < lengths.stop_at and not stopping:
                 waiting = time.perf_counter()
-                batch = next(source)
+                with progress.spent("data"):
+                    batch = next(source)
                 waited = time.perf_counter() - waiting
                 on_device = put(batch.features)
                 jax.block_until_ready(metrics)  # at most one step runs while the next is prepared
@@ -130,11 +134,18 @@ def train(run: Run) -> dict[str, Any]:
                     reporter.write(run.step, {"train/failed_saves": float(run.checkpoints.failed)})
                 stopping = signals.agreed() or bad_steps(reporter) >= experiment.train.max_bad_steps
                 if score and evaluation_due(run) and not stopping:  # a run that must stop now owes it to its resumption
-                    score(run.step)
+                    with progress.spent("evaluate"):
+                        score(run.step)
                 if stopping or run.step == lengths.stop_at or (lengths.checkpoint_every and run.step % lengths.checkpoint_every == 0):
-                    save(run, reporter)
+                    with progress.spent("save"):
+                        save(run, reporter)
                     reporter.restart_clock()
-        run.checkpoints.close()
+                progress.stepped(run.step, run.checkpoints.committed)
+        try:
+            with progress.spent("save"):
+                run.checkpoints.close()
+        finally:
+            progress.stepped(run.step, run.checkpoints.committed, at_once=True)
         if (bad := bad_steps(reporter)) >= experiment.train.max_bad_steps:
             raise GuardStop(
                 f"{bad} steps in a row had a loss or gradient that is not finite; the state before them is saved at step {run.step}"
