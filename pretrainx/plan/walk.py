@@ -234,7 +234,7 @@ def product(computation: Computation, op: Op) -> dict[str, float]:
         stride, left_dilation, right_dilation = (int(window[k][d]) if k in window else 1 for k in ("stride", "lhs_dilate", "rhs_dilate"))
         before = int(window["pad"][d].split("_")[0]) if "pad" in window else 0
         at = np.arange(positions)[:, None] * stride + np.arange(kernel)[None, :] * right_dilation - before
-        count *= np.count_nonzero((at >= 0) & (at <= (into - 1) * left_dilation) & (at % left_dilation == 0))
+        count *= int(np.count_nonzero((at >= 0) & (at <= (into - 1) * left_dilation) & (at % left_dilation == 0)))
     return {dtype: 2.0 * count}
 
 
