@@ -19,7 +19,9 @@ from pretrainx.train.build import Program
 
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "base" and not path.stem.startswith("curate_"))
 PUBLISHED = [path for path in FILES if "base.finish(config, variant" in path.read_text()]
-SMALL = [f"{path}:tiny" for path in PUBLISHED]
+# Those that differ from gpt2_124m and llama_1b in their sizes alone, which `:tiny` replaces: one of them stands for all.
+LARGE = {"gpt3_175b", "llama2_70b", "llama3_8b", "llama3_70b"}
+SMALL = [f"{path}:tiny" for path in PUBLISHED if path.stem not in LARGE]
 SMALL += [f"{ROOT}/configs/small.py:{name}" for name in ("sentence_order", "prefix", "fill_in_middle")] + [f"{ROOT}/configs/joint_small.py"]
 
 
@@ -40,7 +42,9 @@ def test_loads_and_says_how_to_run_it(path: Path) -> None:
 
 
 def test_there_is_one_for_each_published_model() -> None:
-    wanted = "gpt2_124m llama_1b bert_base bert_tiny roberta_base electra_small spanbert_base t5_small t5_base bart_base glm_base ul2_small"
+    large = "gpt3_175b llama2_70b llama3_8b llama3_70b palm_540b"
+    wanted = f"{large} gpt2_124m llama_1b bert_base bert_tiny roberta_base electra_small spanbert_base"
+    wanted += " t5_small t5_base bart_base glm_base ul2_small"
     assert {path.stem for path in PUBLISHED} == set(wanted.split())
 
 

@@ -1,4 +1,4 @@
-"""Compiles a config's training step for TPUs that are not here, and tells the memory a chip would need."""
+"""Tells what a config's training will hold, take and cost on TPUs and GPUs that are not here: the real step compiled, or an estimate."""
 
 import argparse
 import json
@@ -11,41 +11,75 @@ from pretrainx.core import cli
 from pretrainx.core.errors import InputError
 from pretrainx.core.logs import log
 
+EPILOG = """examples:
+  python tools/plan.py --config=configs/decoder_1b.py --topology=v5e:4x4 --json
+  python tools/plan.py --config=configs/llama3_70b.py --topology=v5p-1024,h100x512 --analytic --html=plan.html
+
+Names: v5e:4x4 (a slice's shape), v5e-256, v6e-256, v5e-256x4 (four slices), v5p-128 and tpu7x-128 (these count TensorCores: 64
+chips), h100x8, a100x8, h200x64, b200x64. For TPUs the step is compiled (a minute); for GPUs, and with --analytic, it is estimated."""
+
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python tools/plan.py --config=configs/decoder_1b.py --topology=v5e:4x4 --json"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_config_flags(parser)
-    parser.add_argument("--topology", default="v5e:4x4", help="FAMILY:SHAPE, such as v5e:4x4, v5p:4x4x4")
+    parser.add_argument("--topology", default="v5e:4x4", help="a name, several with commas between, or 'all'")
+    parser.add_argument("--analytic", action="store_true", help="estimate from the sizes; compile nothing")
+    parser.add_argument("--tokens", type=float, help="tokens of the run, such as 15e12 (default: the config's own)")
+    parser.add_argument("--price", type=float, help="dollars an hour and chip (default: pretrainx/core/prices.py, an example)")
+    parser.add_argument("--html", metavar="FILE", help="also write a page with pictures")
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object on stdout")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args, config = cli.parse_config_args(parser, argv)
 
     from pretrainx.plan import topology
 
-    topology.check(args.topology)
+    names = list(topology.ALL) if args.topology == "all" else [name.strip() for name in args.topology.split(",")]
+    places = [topology.parse(name) if args.analytic else topology.check(name) for name in names]
+    for name, value in (("tokens", args.tokens), ("price", args.price)):
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(f"--{name}={value}: expected a positive number")
     if args.child:
         from pretrainx.plan.compile import plan
         from pretrainx.train import experiment
 
-        cli.print_json(plan(experiment.load(config), args.topology))
+        cli.print_json(plan(experiment.load(config), names[0], args.tokens, args.price))
         return 0
-    result = in_a_process_of_its_own(sys.argv[1:] if argv is None else argv, args.topology)
+    words = sys.argv[1:] if argv is None else argv
+    results = []
+    for place in places:
+        try:
+            analytic = args.analytic or not place.compiles
+            results.append(estimated(config, place, args) if analytic else in_a_process_of_its_own(words, place.name))
+        except InputError as error:
+            if len(places) == 1:
+                raise
+            results.append({"topology": place.name, "fits": None, "error": str(error)})
+    if args.html:
+        write_page(args.html, config, places, results)
     if args.json:
-        cli.print_json(result)
+        cli.print_json(results[0] if len(results) == 1 else {"plans": results})
     else:
-        show(result)
+        for result in results:
+            show(result)
     return 0
+
+
+def estimated(config: Any, place: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """The plan from the experiment's sizes."""
+    from pretrainx.plan import estimate
+    from pretrainx.train import experiment
+
+    return estimate.plan(experiment.load(config), place, args.tokens, args.price)
 
 
 def in_a_process_of_its_own(argv: list[str], topology: str) -> dict[str, Any]:
     """The plan from a child: the TPU compiler aborts the whole process on a shape that no slice has."""
     log(f"compiling for {topology} ...")
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    words = [*argv, f"--topology={topology}", "--child"]  # of a flag that is given twice the last counts
     done = subprocess.run(
-        [sys.executable, os.path.abspath(__file__), *argv, "--child"], capture_output=True, text=True, env=environment, check=False
-    )
+        [sys.executable, os.path.abspath(__file__), *words], capture_output=True, text=True, env=environment, check=False
+    )  # fmt: skip
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -56,15 +90,58 @@ def in_a_process_of_its_own(argv: list[str], topology: str) -> dict[str, Any]:
     raise RuntimeError(f"the compile failed:\n{done.stderr}")
 
 
+def write_page(path: str, config: Any, places: list[Any], results: list[dict[str, Any]]) -> None:
+    """The page of these plans, with the scaling of the first."""
+    from pretrainx.plan import analytic, estimate, page
+    from pretrainx.train import experiment
+
+    checked = experiment.load(config)
+    try:
+        scaling = analytic.scaling(*estimate.run_of(checked, places[0]))
+    except InputError as error:
+        log(f"no picture of the scaling: {error}")
+        scaling = {}
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(page.render(checked.name, results, scaling))
+    log(f"wrote {path}")
+
+
 def show(result: dict[str, Any]) -> None:
-    print(f"{result['topology']}: {result['devices']} devices, mesh {result['mesh']}, {result['parameters']:,} parameters")
+    if result.get("error"):
+        print(f"{result['topology']}: {result['error']}")
+        return
+    print(f"{result['topology']}: {result['chips']} chips, mesh {result['mesh']}, {result['parameters']:,} parameters, {result['source']}")
     print(f"  {result['tokens_per_step']:,} tokens and {result['model_flops_per_step'] / 1e12:,.0f} model TFLOP a step")
     if not result["fits"]:
-        print(f"  does not fit: {result['refusal']}")
-        return
+        print(f"  does not fit: {result.get('refusal') or 'the estimate is beyond the chip'}")
+        if result.get("advice"):
+            print(f"  first: {result['advice']}")
     for kind in ("argument", "temp", "peak"):
-        print(f"  {kind:<9} {result[f'{kind}_bytes'] / 1e9:7.2f} GB a device")
-    print(f"  {result['kernel_calls']} kernel calls; compiled in {result['compile_seconds']:.0f} s")
+        if f"{kind}_bytes" in result:
+            print(f"  {kind:<9} {result[f'{kind}_bytes'] / 1e9:7.2f} GB of {result['hbm_limit_bytes'] / 1e9:.0f}")
+    for kind, size in result.get("memory_by_kind", {}).items():
+        print(f"    {kind:<17} {size / 1e9:7.2f} GB")
+    if "step_seconds" in result:
+        show_time(result)
+    for row in result.get("largest_buffers", [])[:5]:
+        print(f"    {row['bytes'] / 1e9:6.2f} GB  {row['array']:<28} {row['op'][-70:]}")
+    if "kernel_calls" in result:
+        print(f"  {result['kernel_calls']} kernel calls; compiled in {result['compile_seconds']:.0f} s")
+
+
+def show_time(result: dict[str, Any]) -> None:
+    low, high = result["step_seconds_low"], result["step_seconds_high"]
+    print(f"  step {result['step_seconds']:.3g} s ({low:.3g} to {high:.3g}), MFU {result['mfu']:.1%}, bound by {result['binds']}")
+    parts = sorted(result["time_by_kind"].items(), key=lambda item: -item[1])
+    print("    " + ", ".join(f"{name} {seconds / result['step_seconds']:.0%}" for name, seconds in parts if seconds > 0))
+    for row in result.get("collectives", [])[:5]:
+        print(f"    {row['kind']} over {'+'.join(row['axes']) or '?'} ({row['dtype']}): {row['wire_bytes'] / 1e6:,.0f} MB sent a step")
+    print(f"  {result['tokens_per_second']:,.0f} tokens/s; {result['tokens']:.3g} tokens in {result['days']:,.1f} days")
+    price = f"${result['dollars_per_chip_hour']:g} ({result['price_source']})"
+    print(f"  {result['chip_hours']:,.0f} chip-hours, ${result['dollars']:,.0f} at {price}")
+    print(f"  {result['run_flops']:.3g} FLOPs in all (6 N D), {result['tokens_per_parameter']:.3g} tokens a parameter")
+    best = f"{result['chinchilla_parameters']:.2g} parameters on {result['chinchilla_tokens']:.2g} tokens"
+    print(f"  the same FLOPs train {best} best (Hoffmann 2022)")
 
 
 if __name__ == "__main__":

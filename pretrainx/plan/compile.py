@@ -1,28 +1,38 @@
-"""Compiles an experiment's own training step for a described topology and says what a chip would hold."""
+"""Compiles an experiment's own training step for a described topology: what a device would hold, move and take."""
 
+import re
 import time
+from collections import defaultdict
 from typing import Any
 
-from pretrainx.plan import topology
+from pretrainx.core.errors import InputError
+from pretrainx.plan import analytic, estimate, hlo, roofline, topology, walk
+from pretrainx.plan.jaxpr import count_flops
 from pretrainx.train import build
 from pretrainx.train.describe import memory_bytes
 from pretrainx.train.experiment import Experiment
 
 OUT_OF_MEMORY = ("CompileTimeHbmOom", "exceeds available HBM")  # the compiler has two ways to say it
+CAUSAL_SHARE = 0.55  # of the scores that a causal kernel computes: half, and the rest of the blocks on the diagonal
+NUM_BUFFERS = 8
 
 
-def plan(experiment: Experiment, name: str) -> dict[str, Any]:
+def plan(experiment: Experiment, name: str, tokens: float | None = None, price: float | None = None) -> dict[str, Any]:
     """Numbers of one device, as `plan --json` prints them; `fits` is False where the compiler refuses for memory."""
+    place = topology.parse(name)
     program = build.without_data(experiment, topology.devices(name))
-    tokens = experiment.train.batch_size * experiment.data.sequence_length
-    flops = program.flops_per_step
+    per_step = experiment.train.batch_size * experiment.data.sequence_length
+    sizes = dict(program.partitioner.mesh.shape)
     result: dict[str, Any] = {
         "topology": name,
+        "source": "compiled",
         "devices": program.partitioner.mesh.size,
-        "mesh": {a: s for a, s in program.partitioner.mesh.shape.items() if s > 1},
+        "chips": place.chips,
+        "mesh": {a: s for a, s in sizes.items() if s > 1},
         "parameters": program.skeleton.num_params,
-        "tokens_per_step": tokens,
-        "model_flops_per_step": flops,
+        "tokens_per_step": per_step,
+        "model_flops_per_step": program.flops_per_step,
+        "hbm_limit_bytes": place.chip.hbm_bytes / place.chip.devices,
     }
     start, cpu = time.perf_counter(), time.process_time()
     try:
@@ -30,11 +40,104 @@ def plan(experiment: Experiment, name: str) -> dict[str, Any]:
     except Exception as error:  # the compiler's own error types are private
         if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
-        return result | {"fits": False, "compile_seconds": time.perf_counter() - start, "refusal": str(error).splitlines()[0]}
+        refused = {"fits": False, "compile_seconds": time.perf_counter() - start, "refusal": str(error).splitlines()[0]}
+        return result | refused | {"largest_buffers": refused_buffers(str(error))} | first_change(experiment, place)
     text = compiled.as_text()
-    return result | memory_bytes(compiled.memory_analysis()) | {
+    result |= memory_bytes(compiled.memory_analysis()) | {
         "fits": True,
         "kernel_calls": text.count("tpu_custom_call"),
         "compile_seconds": time.perf_counter() - start,
         "compile_cpu_seconds": time.process_time() - cpu,
     }  # fmt: skip
+    module = hlo.parse(text)
+    loop = walk.walk(module, CAUSAL_SHARE if experiment.model.causal else 1.0)
+    result |= time_of(loop, place, program.flops_per_step) | {
+        "flops_per_step": traced_flops(program),
+        "collectives": collectives(loop, sizes),
+        "largest_buffers": largest_arrays(module),
+        "unknown_loops": walk.unknown_loops(loop),
+    }
+    return result | estimate.totals(experiment, place, result, tokens, price)
+
+
+def time_of(loop: walk.Loop, place: topology.Topology, model_flops: float) -> dict[str, Any]:
+    """Step time and where it goes, by the roofline of the walked program."""
+    found = roofline.predict(loop, place.chip, place.slice_chips)
+    peak = place.chips * place.chip.flops("bf16")
+    return {
+        "step_seconds": found.seconds,
+        "step_seconds_low": found.low,
+        "step_seconds_high": found.high,
+        "mfu": model_flops / (peak * found.seconds) if found.seconds else None,
+        "binds": found.binds,
+        "busy_seconds": found.busy,
+        "exposed_seconds": found.exposed,
+        "time_by_kind": found.by_kind,
+        "time_by_part": found.by_part,
+        "compiler_seconds": found.compiler_seconds,
+    }
+
+
+def traced_flops(program: build.Program) -> float:
+    """FLOPs of the step as traced: the model's, and what remat computes again; attention's masked half too."""
+    import jax
+
+    batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in program.batch_spec.items()}
+    return count_flops(jax.make_jaxpr(program.step)(program.abstract_state, batch))
+
+
+def collectives(loop: walk.Loop, mesh: dict[str, int]) -> list[dict[str, Any]]:
+    """By kind, mesh axes and element type: calls and bytes on the wire of one device and step, the most first."""
+    found: dict[tuple[Any, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for step, times in walk.flat(loop):
+        if step.collective:
+            moved = step.collective
+            entry = found[(moved.kind, moved.axes(mesh), moved.dtype, moved.asynchronous)]
+            entry[0] += times
+            entry[1] += times * moved.wire_bytes
+    rows = [
+        {"kind": kind, "axes": list(axes), "dtype": dtype, "asynchronous": beside, "calls": int(calls), "wire_bytes": wire}
+        for (kind, axes, dtype, beside), (calls, wire) in found.items()
+    ]
+    return sorted(rows, key=lambda row: -row["wire_bytes"])
+
+
+def largest_arrays(module: hlo.Module) -> list[dict[str, Any]]:
+    """The largest arrays that the program makes in HBM, by where they are made; not all of them live at once."""
+    found: dict[str, dict[str, Any]] = {}
+    called = {name for c in module.computations.values() for op in c.ops if op.opcode == "fusion" for name in op.calls.get("calls", ())}
+    for computation in module.computations.values():
+        if computation.name in called:
+            continue
+        for op in computation.ops:
+            if op.opcode in walk.FREE or op.opcode in ("while", "conditional") or op.opcode.endswith("-done"):
+                continue
+            for array in op.result:
+                if array.hbm_bytes:
+                    key = f"{array.dtype}{list(array.dims)}"
+                    row = {"bytes": array.hbm_bytes, "array": key, "op": op.op_name or op.name, "part": roofline.part_of(op.op_name)}
+                    if key not in found or (op.op_name and found[key]["op"].startswith(("copy", "custom-call"))):
+                        found[key] = row
+    return sorted(found.values(), key=lambda row: -row["bytes"])[:NUM_BUFFERS]
+
+
+def refused_buffers(message: str) -> list[dict[str, Any]]:
+    """The largest allocations that the compiler's refusal names."""
+    units = {"B": 1.0, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    rows = []
+    for block in re.split(r"\n\s*\d+\. Size: ", message)[1 : NUM_BUFFERS + 1]:
+        size = re.match(r"([\d.]+)([BKMGT])", block)
+        shape, name = re.search(r"Shape: ([^{\s]+)", block), re.search(r'op_name="([^"]*)"', block)
+        if size:
+            made = {"array": shape[1] if shape else "", "op": name[1] if name else ""}
+            rows.append({"bytes": float(size[1]) * units[size[2]]} | made)
+    return rows
+
+
+def first_change(experiment: Experiment, place: topology.Topology) -> dict[str, str]:
+    """What to change first, by the analytic memory where it knows the model."""
+    try:
+        shape, run = estimate.run_of(experiment, place)
+    except InputError:
+        return {}
+    return {"advice": estimate.advice(analytic.memory_bytes(shape, run), run)}
