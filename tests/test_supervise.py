@@ -1,6 +1,7 @@
 """Runs kept going: restarts, back-off, giving up, exit codes, signals, and the account of where the time went."""
 
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -122,7 +123,7 @@ attempts = st.builds(
 def test_shares_add_up_whatever_the_clocks_said(found: list[Attempt], finished: bool) -> None:
     spent = supervise.goodput(found, finished)
     assert all(value >= 0 for value in spent.values())
-    wall = sum(max(a.ended - a.began, 0) for a in found) + sum(max(b.began - a.ended, 0) for a, b in zip(found, found[1:], strict=False))
+    wall = sum(max(a.ended - a.began, 0) for a in found) + sum(max(b.began - a.ended, 0) for a, b in itertools.pairwise(found))
     assert sum(spent.values()) == pytest.approx(wall, rel=1e-6, abs=1e-6)
 
 

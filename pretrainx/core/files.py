@@ -12,6 +12,8 @@ from typing import Any
 
 from pretrainx.core.errors import InputError
 
+MAX_JSON_BYTES = 1 << 30  # beyond any manifest or evaluation of ours
+
 
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Writes a file that a reader sees whole or not at all, also after a power cut."""
@@ -36,12 +38,14 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str, what: str) -> Any:
-    """Reads a JSON file; `what` names it in the error, e.g. "cache manifest"."""
+    """Reads a JSON file; `what` names it in the error, e.g. "cache manifest". Its size is bounded before it is read."""
     try:
+        if (size := os.stat(path).st_size) > MAX_JSON_BYTES:
+            raise InputError(f"{what} {path} has {size:,} bytes; accepted are up to {MAX_JSON_BYTES:,}")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{what} not found: {path}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{what} {path} cannot be read: {error}") from None
 
 

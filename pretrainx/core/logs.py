@@ -15,11 +15,14 @@ _tee: TextIO | None = None
 def tee(path: Path | str) -> Iterator[None]:
     """Inside it, `log` also appends to this file."""
     global _tee
-    with open(path, "a", encoding="utf-8", buffering=1) as _tee:
-        try:
-            yield
-        finally:
-            _tee = None
+    stream = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closing it may fail, which must end nothing
+    _tee = stream
+    try:
+        yield
+    finally:
+        _tee = None
+        with contextlib.suppress(OSError):
+            stream.close()
 
 
 def log(message: str) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from pretrainx.core import files
+from pretrainx.core import files, schema
 from pretrainx.core.errors import InputError
+from pretrainx.core.schema import Range
 
 SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f", "\u2026", '."', '!"', '?"', ".\u201d", "!\u201d", "?\u201d")
 
@@ -41,6 +42,23 @@ class SpecialIds:
         return tuple(i for i in asdict(self).values() if i >= 0)
 
 
+_FILES = {"bytes": "", "sentencepiece": "vocabulary.model", "wordpiece": "vocabulary.txt"}
+_MAX_SIZE = 1 << 31  # ids are int32
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What `describe` gives, with its types and ranges."""
+
+    kind: Literal["bytes", "sentencepiece", "wordpiece"]
+    size: Annotated[int, Range(ge=1, le=_MAX_SIZE)]
+    special: SpecialIds
+    num_sentinels: Annotated[int, Range(ge=0, le=_MAX_SIZE)] = 0
+    lossless: bool = True
+    sha256: str = ""
+    file: str = ""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Sizes and ids; `file` is the model or word list, copied beside each cache so that a cache is whole."""
@@ -62,7 +80,7 @@ class Vocabulary:
 
     @property
     def file_name(self) -> str:
-        return {"bytes": "", "sentencepiece": "vocabulary.model", "wordpiece": "vocabulary.txt"}[self.kind]
+        return _FILES[self.kind]
 
     def save(self, folder: Path) -> None:
         """Puts the vocabulary's file beside a cache or a run."""
@@ -75,18 +93,17 @@ class Vocabulary:
         """The inverse of `save` and `describe`; the file must be the one described.
 
         Raises:
-          InputError: the file is missing or is another one.
+          InputError: the file is missing or is another one, or the description is none.
         """
-        file = Path(folder) / described["file"] if described["file"] else None
-        if file is not None:
+        checked = schema.parse(_Described, described, f"{folder}: vocabulary")
+        file = None
+        if checked.kind != "bytes":  # by our own name, whatever the description calls it: no path in data leads out of the folder
+            file = Path(folder) / _FILES[checked.kind]
             if not file.exists():
                 raise InputError(f"vocabulary file missing: {file}; it was written beside the token cache or run")
-            if (found := files.sha256_file(file)) != described["sha256"]:
-                raise InputError(f"vocabulary {file} is not the one described: sha256 {found[:12]}, wanted {described['sha256'][:12]}")
-        special = SpecialIds(**described["special"])
-        return cls(
-            described["kind"], described["size"], special, described["num_sentinels"], described["lossless"], described["sha256"], file
-        )
+            if (found := files.sha256_file(file)) != checked.sha256:
+                raise InputError(f"vocabulary {file} is not the one described: sha256 {found[:12]}, wanted {checked.sha256[:12]}")
+        return cls(checked.kind, checked.size, checked.special, checked.num_sentinels, checked.lossless, checked.sha256, file)
 
     @cached_property
     def _pieces(self) -> list[bytes]:

@@ -180,7 +180,10 @@ class Checkpoints:
 
     def facts(self, step: int) -> dict[str, Any]:
         """What the run wrote beside the arrays of a step."""
-        return self._restore(step, facts=ocp.args.JsonRestore())["facts"]
+        try:
+            return self._restore(step, facts=ocp.args.JsonRestore())["facts"]
+        except (ValueError, OSError, KeyError, RecursionError) as error:  # of a checkpoint without digests: others were compared
+            raise InputError(f"{self.folder}: the facts of step {step} cannot be read: {type(error).__name__}: {error}") from None
 
     def restore(self, step: int, abstract: State, shardings: State) -> State:
         """The state of a step, on whatever mesh the shardings say."""

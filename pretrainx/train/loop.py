@@ -71,7 +71,7 @@ def prepare(experiment: Experiment, folder: Path, allowed: Iterable[str] = ()) -
     run = Run(program, builder, mixture, held_out, folder, checkpoints, facts)
     latest = checkpoints.latest()
     if latest is not None:
-        saved = checkpoints.facts(latest)
+        saved = resume.facts(checkpoints, latest)
         for line in resume.check(folder, saved, facts["config"], identity, allowed, experiment.defaults()):
             log(f"changed since the checkpoint: {line}")
         run.step, run.pending, run.loss = latest, saved["pending"], saved["loss"]

@@ -1,5 +1,6 @@
 """What a run says: a line for a person, the same numbers as JSONL and TensorBoard."""
 
+import contextlib
 import json
 import math
 import time
@@ -154,4 +155,5 @@ class Reporter:
     def close(self) -> None:
         for sink in (self._jsonl, self._events):
             if sink:
-                sink.close()
+                with contextlib.suppress(OSError):  # what a full disk did not take is tried once more on closing
+                    sink.close()

@@ -1,10 +1,12 @@
 """What may differ between a run and its resumption: shown, and refused where it would change the run in silence."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from pretrainx.core.config import leaves
 from pretrainx.core.errors import InputError
+from pretrainx.train.checkpoint import Checkpoints
 
 # Changes that leave data, model and arithmetic as they were, or that move arrays without changing them.
 FREE = (
@@ -13,6 +15,32 @@ FREE = (
     "data.vocabulary", "data.max_epochs", "data.decontaminated",
     "model.attention_kernel", "train.remat", "model.remat", "model.scan_layers", "model.loss_chunks",
 )  # fmt: skip
+
+
+def facts(checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+    """What a run wrote beside the arrays of a step, with the types that its readers count on.
+
+    Raises:
+      InputError: no such step, a damaged one, or no facts of a run.
+    """
+    found = checkpoints.facts(step)
+    wanted = {"identity": dict, "config": dict, "vocabulary": dict, "pending": list, "rows_sha256": str}
+    for name, kind in wanted.items():
+        if not isinstance(found, dict) or not isinstance(found.get(name), kind):
+            raise InputError(
+                f"{checkpoints.folder}: the facts of step {step} have no {name!r} as a run writes it; they are not this program's"
+            )
+    hexadecimal = re.fullmatch("[0-9a-f]{64}", found["rows_sha256"])
+    identity, pending, loss = found["identity"], found["pending"], found.get("loss")
+    whole = isinstance(identity.get("model"), dict) and all(isinstance(identity.get(name), str) for name in ("vocabulary", "data"))
+    counted = all(isinstance(row, dict) and {"loss", "grad_norm"} <= row.keys() and all(map(_number, row.values())) for row in pending)
+    if not (hexadecimal and whole and counted and (loss is None or _number(loss))):
+        raise InputError(f"{checkpoints.folder}: the facts of step {step} hold values that no run writes; they are not this program's")
+    return found | {"loss": loss}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -22,16 +22,26 @@ def read(folder: Path, name: str = "") -> Run:
     """
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: no config.json there; is it the folder of a run?")
-    config = flat(files.read_json(folder / "config.json", "config of the run"))
-    manifest = files.read_json(folder / "manifest.json", "manifest of the run") if (folder / "manifest.json").exists() else {}
+    config = flat(_mapping(folder / "config.json", "config of the run"))
+    manifest = _mapping(folder / "manifest.json", "manifest of the run") if (folder / "manifest.json").exists() else {}
+    packages = manifest.get("packages", {})
+    if not isinstance(packages, dict):
+        raise InputError(f"manifest of the run {folder / 'manifest.json'}: 'packages' is {packages!r:.40}, expected versions by name")
     series = curves.read(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else {}
     kept = results.load(folder)
     counted = [manifest.get("parameters"), *(result.settings.get("parameters") for result in kept)]
     return Run(
         str(folder), name or folder.resolve().name, config, next((n for n in counted if isinstance(n, int)), None),
-        manifest.get("packages", {}), series, {n: curves.smoothed(dict(series[n])) for n in NOISY if n in series}, kept,
+        packages, series, {n: curves.smoothed(dict(series[n])) for n in NOISY if n in series}, kept,
         _samples(folder / "samples.json"),
     )  # fmt: skip
+
+
+def _mapping(path: Path, what: str) -> dict[str, Any]:
+    values = files.read_json(path, what)
+    if not isinstance(values, dict):
+        raise InputError(f"{what} {path}: expected an object with keys, found {values!r:.40}")
+    return values
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

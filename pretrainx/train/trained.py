@@ -38,6 +38,8 @@ class Trained:
 def saved_config(folder: Path) -> Config:
     """The resolved config that a run left in its folder."""
     values = files.read_json(folder / "config.json", f"config of the run (is {folder} a run's folder?)")
+    if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
+        raise InputError(f"{folder / 'config.json'}: no config of a run: it has no section 'model'")
     for derived in ("dtype", "param_dtype", "remat"):  # filled from `train` when the experiment is loaded
         values["model"].pop(derived, None)
     return Config(folder.name, str(folder / "config.json"), values, values)
@@ -55,7 +57,7 @@ def load(folder: Path, step: int | None = None, config: Config | None = None, pa
     chosen = checkpoints.latest() if step is None else step
     if chosen is None:
         raise InputError(f"{folder}: no checkpoint there; train first, or name another --workdir")
-    facts = checkpoints.facts(chosen)
+    facts = resume.facts(checkpoints, chosen)
     vocabulary = Vocabulary.load(folder, facts["vocabulary"])
     experiment = experiments.with_vocabulary(experiment, vocabulary)
     if partitioner is not None:
