@@ -4,6 +4,7 @@ import json
 import random
 import resource
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,3 +272,51 @@ def test_a_full_disk_costs_its_interval_and_nothing_else(cache_dir: Path, tmp_pa
     losses = [row["train/loss"] for row in metrics(tmp_path / "run") if "train/loss" in row]
     assert losses == [row["train/loss"] for row in metrics(tmp_path / "unbroken") if "train/loss" in row]
     assert np.isfinite(losses).all() and any(row.get("train/failed_saves") for row in metrics(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_a_clock_that_jumps_changes_nothing(cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A year back, then a year on, between saves; while one is written, the checkpoint library would take a jump for its timeout."""
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+    run = lambda folder: loop.train(loop.prepare(experiment(cache_dir, **TINY), folder))  # noqa: E731
+    wanted = run(tmp_path / "unbroken")
+    save, true, offsets = Checkpoints.save, time.time, [365 * 86400.0, -365 * 86400.0]
+
+    def jumps(self: Checkpoints, *arguments: Any) -> None:
+        self.collect(wait=True)
+        if offsets:
+            offset = offsets.pop()
+            monkeypatch.setattr(time, "time", lambda: true() + offset)
+        save(self, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "save", jumps)
+    result = run(tmp_path / "run")
+    assert offsets == [] and result["state_sha256"] == wanted["state_sha256"] and result["rows_sha256"] == wanted["rows_sha256"]
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "unbroken")
+    assert Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).steps() == [8, 12]
+
+
+def flood(process: Any, folder: Path, count: int) -> None:
+    """SIGTERM so often, the first once a step is logged, the others at once behind it."""
+    while process.poll() is None and not (folder / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    while process.poll() is None and not (folder / "metrics.jsonl").read_text():
+        time.sleep(0.01)
+    for _ in range(count):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)  # two that are pending at once are one
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_it_at_once_and_loses_only_its_interval(cache_dir: Path, tmp_path: Path) -> None:
+    """Perhaps in the middle of the save that the first one asked for: what is there is whole, and the run goes on exactly."""
+    longer = {**TINY, "train": {"steps": 600}, "checkpoint": {"every": 20}, "log": {"every": 10}}
+    words = f"--config={write_config(tmp_path / 'tiny.py', settings(cache_dir, **longer))}"
+    wanted = finish(command(words, f"--workdir={tmp_path / 'unbroken'}", "--json"))
+    process = command(words, f"--workdir={tmp_path / 'run'}", "--json")
+    flood(process, tmp_path / "run", 4)
+    finish(process, code=75)
+    result = finish(command(words, f"--workdir={tmp_path / 'run'}", "--json"))
+    assert (result["state_sha256"], result["rows_sha256"]) == (wanted["state_sha256"], wanted["rows_sha256"])
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "unbroken")

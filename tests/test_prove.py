@@ -139,7 +139,7 @@ def test_no_phase_no_kill(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_the_command_proves_a_real_run(cache_dir: Path, tmp_path: Path) -> None:
-    """Ten kills of processes of tools/train.py, and another mesh; CONTRIBUTING has the long form."""
+    """Ten kills of processes of tools/train.py, and another mesh; docs/reliability.md has the long form."""
     config = write_config(tmp_path / "tiny.py", settings(cache_dir, model={"num_layers": 1}, eval={"every": 20}, train={"steps": 100}))
     words = (f"--config={config}", "--kills=10", "--seed=4", "--json", f"--workdir={tmp_path / 'runs'}", "--meshes", "data=2")
     found = finish(command(*words, tool="prove_resume"))

@@ -96,9 +96,11 @@ class Vocabulary:
           InputError: the file is missing or is another one, or the description is none.
         """
         checked = schema.parse(_Described, described, f"{folder}: vocabulary")
+        if checked.file in (".", "..") or Path(checked.file).name != checked.file:
+            raise InputError(f"{folder}: vocabulary.file {checked.file!r}: expected the name of a file in that folder")
         file = None
-        if checked.kind != "bytes":  # by our own name, whatever the description calls it: no path in data leads out of the folder
-            file = Path(folder) / _FILES[checked.kind]
+        if checked.kind != "bytes":
+            file = Path(folder) / (checked.file or _FILES[checked.kind])
             if not file.exists():
                 raise InputError(f"vocabulary file missing: {file}; it was written beside the token cache or run")
             if (found := files.sha256_file(file)) != checked.sha256:
