@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from pretrainx.core.errors import InputError, SaveFailed
+from pretrainx.core.errors import InputError, Interrupted, SaveFailed
 from pretrainx.core.logs import log
 from pretrainx.models.skeleton import Params
 from pretrainx.parallel.multihost import is_first, sum_over_processes
@@ -114,6 +114,8 @@ class Checkpoints:
                 ),
                 custom_metadata=digests.MARK,
             )
+        except Interrupted:
+            raise  # a second signal, not a failure
         except Exception as error:
             self._give_up(step, error)
             return
@@ -132,6 +134,8 @@ class Checkpoints:
         step, self._saving = self._saving, None
         try:
             self._manager.wait_until_finished()
+        except Interrupted:
+            raise
         except Exception as error:
             self._give_up(step, error)
             return True

@@ -141,11 +141,11 @@ def train(run: Run) -> dict[str, Any]:
                         save(run, reporter)
                     reporter.restart_clock()
                 progress.stepped(run.step, run.checkpoints.committed)
-        try:
-            with progress.spent("save"):
-                run.checkpoints.close()
-        finally:
-            progress.stepped(run.step, run.checkpoints.committed, at_once=True)
+            try:  # a signal while the last save is written is a second one, if it is not the first
+                with progress.spent("save"):
+                    run.checkpoints.close()
+            finally:
+                progress.stepped(run.step, run.checkpoints.committed, at_once=True)
         if (bad := bad_steps(reporter)) >= experiment.train.max_bad_steps:
             raise GuardStop(
                 f"{bad} steps in a row had a loss or gradient that is not finite; the state before them is saved at step {run.step}"
