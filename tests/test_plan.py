@@ -15,7 +15,7 @@ from pretrainx.core.chips import CHIPS
 from pretrainx.core.errors import InputError
 from pretrainx.plan import cost, estimate, topology
 from pretrainx.plan.analytic import Run
-from pretrainx.plan.compile import refused_buffers
+from pretrainx.plan.compile import refused_buffers, required_bytes
 
 needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the [plan] extra (libtpu) is not installed")
 
@@ -125,6 +125,26 @@ def test_several_topologies_each_have_a_plan_or_a_reason(tmp_path: Path) -> None
     assert all(name in text for name in ("h100x64", "a100x8", "does not spread", "Scaling", "Memory of a chip")) and "<script" not in text
 
 
+def test_a_search_ranks_what_fits_and_its_flags_are_a_plan() -> None:
+    """The best layout's flags, pasted, plan to the step time that the search says."""
+    found = result(analytic("llama3_8b", "--topology=v5e-256", "--search"))
+    assert found["tried"] >= found["fit"] >= len(found["ranked"]) >= 2
+    times = [row["step_seconds"] for row in found["ranked"]]
+    assert times == pytest.approx(sorted(times), rel=1e-3) and all(row["peak_bytes"] < 16 * 2**30 for row in found["ranked"])
+    for row in found["ranked"][:2]:
+        again = result(analytic("llama3_8b", "--topology=v5e-256", *row["flags"]))
+        assert again["step_seconds"] == pytest.approx(row["step_seconds"]) and again["peak_bytes"] == pytest.approx(row["peak_bytes"])
+
+
+def test_calibration_is_printed_with_its_error() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "plan.py"), "--calibration", "--json"],
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    found = result(done)
+    assert len(found["points"]) == 28 and 0 < found["median_error"] < found["median_error_left_out"] < 0.1
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -167,6 +187,8 @@ REFUSAL = """RESOURCE_EXHAUSTED: CompileTimeHbmOom: XLA:TPU compile permanent er
 def test_a_refusals_buffers_are_read() -> None:
     first, second = refused_buffers(REFUSAL)
     assert first == {"bytes": 1.5 * 2**30, "array": "bf16[16,4,2048,8192]", "op": "jit(train_step)/jvp()/while/body/dot_general"}
+    assert required_bytes("the total memory required for HLO temporaries (2.50G) exceeds available HBM (1.75G).") == 2.5 * 2**30
+    assert required_bytes("Ran out of memory in memory space hbm. Used 20.10G of 15.75G hbm.") == 20.1 * 2**30
     assert second == {"bytes": 512 * 2**20, "array": "f32[4,2048,16384]", "op": ""}
 
 
@@ -193,7 +215,7 @@ def test_arguments_of_an_fsdp_step_are_the_states_share_of_a_chip(tmp_path: Path
 def test_what_the_compiler_refuses_for_memory_does_not_fit(tmp_path: Path) -> None:
     found = result(plan(tmp_path, "--topology=v5e:2x2", "--config.train.batch_size=65536", "--config.train.remat=none"))
     assert found["fits"] is False and "peak_bytes" not in found
-    assert found["largest_buffers"] and "train.remat=minimal" in found["advice"]
+    assert found["required_bytes"] > found["hbm_limit_bytes"] and "--config." in found["advice"]
 
 
 @needs_compiler

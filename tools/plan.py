@@ -14,6 +14,8 @@ from pretrainx.core.logs import log
 EPILOG = """examples:
   python tools/plan.py --config=configs/decoder_1b.py --topology=v5e:4x4 --json
   python tools/plan.py --config=configs/llama3_70b.py --topology=v5p-1024,h100x512 --analytic --html=plan.html
+  python tools/plan.py --config=configs/llama3_8b.py --topology=v5e-256 --search
+  python tools/plan.py --calibration
 
 Names: v5e:4x4 (a slice's shape), v5e-256, v6e-256, v5e-256x4 (four slices), v5p-128 and tpu7x-128 (these count TensorCores: 64
 chips), h100x8, a100x8, h200x64, b200x64. For TPUs the step is compiled (a minute); for GPUs, and with --analytic, it is estimated."""
@@ -26,15 +28,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--analytic", action="store_true", help="estimate from the sizes; compile nothing")
     parser.add_argument("--tokens", type=float, help="tokens of the run, such as 15e12 (default: the config's own)")
     parser.add_argument("--price", type=float, help="dollars an hour and chip (default: pretrainx/core/prices.py, an example)")
+    parser.add_argument("--search", action="store_true", help="rank mesh shapes, remat and microbatches by estimate; compile nothing")
+    parser.add_argument("--calibration", action="store_true", help="print published runs against their predictions, and stop")
     parser.add_argument("--html", metavar="FILE", help="also write a page with pictures")
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object on stdout")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    if "--calibration" in (sys.argv[1:] if argv is None else argv):
+        return calibrate("--json" in (sys.argv[1:] if argv is None else argv))
     args, config = cli.parse_config_args(parser, argv)
 
     from pretrainx.plan import topology
 
     names = list(topology.ALL) if args.topology == "all" else [name.strip() for name in args.topology.split(",")]
-    places = [topology.parse(name) if args.analytic else topology.check(name) for name in names]
+    places = [topology.parse(name) if args.analytic or args.search else topology.check(name) for name in names]
     for name, value in (("tokens", args.tokens), ("price", args.price)):
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name}={value}: expected a positive number")
@@ -48,8 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     results = []
     for place in places:
         try:
-            analytic = args.analytic or not place.compiles
-            results.append(estimated(config, place, args) if analytic else in_a_process_of_its_own(words, place.name))
+            if args.search:
+                results.append(searched(config, place))
+            elif args.analytic or not place.compiles:
+                results.append(estimated(config, place, args))
+            else:
+                results.append(in_a_process_of_its_own(words, place.name))
         except InputError as error:
             if len(places) == 1:
                 raise
@@ -60,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         cli.print_json(results[0] if len(results) == 1 else {"plans": results})
     else:
         for result in results:
-            show(result)
+            show_search(result) if "ranked" in result else show(result)
     return 0
 
 
@@ -70,6 +80,37 @@ def estimated(config: Any, place: Any, args: argparse.Namespace) -> dict[str, An
     from pretrainx.train import experiment
 
     return estimate.plan(experiment.load(config), place, args.tokens, args.price)
+
+
+def searched(config: Any, place: Any) -> dict[str, Any]:
+    """The layouts of the experiment on a topology, ranked."""
+    from pretrainx.plan import estimate, search
+    from pretrainx.train import experiment
+
+    checked = experiment.load(config)
+    shape, run = estimate.run_of(checked, place, any_batch=True)
+    return {"topology": place.name} | search.table(*search.search(shape, run, place, checked.train.batch_size))
+
+
+def calibrate(as_json: bool) -> int:
+    """Prints every published point against what the analytic form says of it."""
+    from pretrainx.plan import calibration
+
+    found = calibration.compare()
+    median, unseen = calibration.median_error(found), calibration.median_error(calibration.left_out())
+    if as_json:
+        rows = [
+            {"model": c.point.model, "chip": c.point.run.chip.name, "chips": c.point.run.chips, "published_seconds": c.published,
+             "predicted_seconds": c.predicted, "error": c.error, "source": c.point.source} for c in found
+        ]  # fmt: skip
+        cli.print_json({"points": rows, "median_error": median, "median_error_left_out": unseen})
+        return 0
+    for c in found:
+        run = c.point.run
+        print(f"{c.point.model:<14} {run.chips:>5} {run.chip.name:<5} {run.rows:>3g} x {run.length}  published {c.published:7.3f} s  "
+              f"predicted {c.predicted:7.3f} s  {c.error:+6.1%}  {c.point.source}")  # fmt: skip
+    print(f"median error {median:.1%}; {unseen:.1%} where a point has no say in its chip's efficiency ({len(found)} points)")
+    return 0
 
 
 def in_a_process_of_its_own(argv: list[str], topology: str) -> dict[str, Any]:
@@ -127,6 +168,13 @@ def show(result: dict[str, Any]) -> None:
         print(f"    {row['bytes'] / 1e9:6.2f} GB  {row['array']:<28} {row['op'][-70:]}")
     if "kernel_calls" in result:
         print(f"  {result['kernel_calls']} kernel calls; compiled in {result['compile_seconds']:.0f} s")
+
+
+def show_search(result: dict[str, Any]) -> None:
+    print(f"{result['topology']}: {result['tried']} layouts tried by estimate, {result['fit']} fit, none compiled")
+    for row in result["ranked"]:
+        print(f"  {row['step_seconds']:.3g} s, MFU {row['mfu']:.1%}, {row['peak_bytes'] / 1e9:.1f} GB, bound by {row['binds']}")
+        print(f"    {' '.join(row['flags'])}")
 
 
 def show_time(result: dict[str, Any]) -> None:

@@ -58,6 +58,7 @@ class Run:
     slices    parts joined by the network alone, across which gradients are summed
     fsdp      chips that weights are cut over (0: all of a slice that tensor leaves)
     factors   element type of the products' factors
+    stream_cut  the residual stream is cut over the tensor axis too (else each of its chips holds all of the group's rows)
     """
 
     chip: Chip
@@ -72,6 +73,7 @@ class Run:
     factors: str = "bf16"
     loss_chunks: int = 1
     causal: bool = True
+    stream_cut: bool = True
 
     @property
     def slice_size(self) -> int:
@@ -81,6 +83,11 @@ class Run:
     def cut(self) -> int:
         """Chips that hold one copy of the weights along fsdp."""
         return self.fsdp or max(1, self.slice_size // self.tensor)
+
+    @property
+    def stream_copies(self) -> int:
+        """Chips that hold the same part of the residual stream."""
+        return 1 if self.stream_cut else self.tensor
 
     @property
     def tokens(self) -> float:
@@ -146,9 +153,9 @@ def streams_seconds(shape: Shape, run: Run, assumed: Assumptions) -> float:
     """Norms, activations, residual sums, rotations: elements that only pass through memory, bfloat16, forward, backward and again."""
     D, mlp = shape.d_model, shape.mlp_dim * (1.5 if shape.gated_mlp else 1.0)
     turns = 3.0 + (1.0 if run.remat == "full" else 0.0)
-    layers = shape.num_layers * (6.0 * D + 2.0 * mlp) * 2 * turns
+    layers = shape.num_layers * (6.0 * D * run.stream_copies + 2.0 * mlp) * 2 * turns
     logits = shape.vocab_size * 4.0 * 4
-    return run.tokens / run.tensor * (layers + logits) / (run.chip.hbm_bandwidth * assumed.memory)
+    return run.tokens * (layers + logits) / (run.chip.hbm_bandwidth * assumed.memory)
 
 
 def weights_seconds(shape: Shape, run: Run, assumed: Assumptions) -> tuple[float, str]:
@@ -209,15 +216,16 @@ def memory_bytes(shape: Shape, run: Run) -> dict[str, float]:
     tokens, D = run.rows * run.length, shape.d_model
     heads = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_size
     mlp = shape.mlp_dim * (3 if shape.gated_mlp else 2)
+    D *= run.stream_copies
     kept = {"full": D, "minimal": D + 2 * heads + mlp, "dots": D + 2 * heads + mlp, "none": 4 * D + 3 * heads + 2 * mlp}[run.remat]
     alive = 4 * D + 2 * heads + 2 * mlp  # of the layer at work
     return {
         "weights": 4 * share,
         "moments": 8 * share,
         "gradients": 4 * share if run.grad_accum > 1 else 2 * share,
-        "activations": 2 * tokens * kept * shape.num_layers / run.tensor + 2 * tokens * alive / run.tensor,
+        "activations": 2 * tokens * (kept * shape.num_layers + alive),
         "gathered weights": 2 * 2 * shape.layer_weights / run.tensor,
-        "logits": 6 * tokens * shape.vocab_size / run.tensor / run.loss_chunks,
+        "logits": 6 * tokens * shape.vocab_size / run.loss_chunks,
     }
 
 

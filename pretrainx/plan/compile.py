@@ -15,6 +15,7 @@ from pretrainx.train.experiment import Experiment
 OUT_OF_MEMORY = ("CompileTimeHbmOom", "exceeds available HBM")  # the compiler has two ways to say it
 CAUSAL_SHARE = 0.55  # of the scores that a causal kernel computes: half, and the rest of the blocks on the diagonal
 NUM_BUFFERS = 8
+UNITS = {"B": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 
 
 def plan(experiment: Experiment, name: str, tokens: float | None = None, price: float | None = None) -> dict[str, Any]:
@@ -41,7 +42,8 @@ def plan(experiment: Experiment, name: str, tokens: float | None = None, price: 
         if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         refused = {"fits": False, "compile_seconds": time.perf_counter() - start, "refusal": str(error).splitlines()[0]}
-        return result | refused | {"largest_buffers": refused_buffers(str(error))} | first_change(experiment, place)
+        named = {"largest_buffers": refused_buffers(str(error)), "required_bytes": required_bytes(str(error))}
+        return result | refused | named | first_change(experiment, place)
     text = compiled.as_text()
     result |= memory_bytes(compiled.memory_analysis()) | {
         "fits": True,
@@ -121,16 +123,21 @@ def largest_arrays(module: hlo.Module) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda row: -row["bytes"])[:NUM_BUFFERS]
 
 
+def required_bytes(message: str) -> float | None:
+    """Bytes that the compiler's refusal says the program would need, in either of its two ways; None where it does not say."""
+    found = re.search(r"Used ([\d.]+)([BKMGT]) of|temporaries \(([\d.]+)([BKMGT])\)", message)
+    return float(found[1] or found[3]) * UNITS[found[2] or found[4]] if found else None
+
+
 def refused_buffers(message: str) -> list[dict[str, Any]]:
-    """The largest allocations that the compiler's refusal names."""
-    units = {"B": 1.0, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    """The largest allocations that the compiler's refusal names (it does so only where it came as far as placing them)."""
     rows = []
     for block in re.split(r"\n\s*\d+\. Size: ", message)[1 : NUM_BUFFERS + 1]:
         size = re.match(r"([\d.]+)([BKMGT])", block)
         shape, name = re.search(r"Shape: ([^{\s]+)", block), re.search(r'op_name="([^"]*)"', block)
         if size:
             made = {"array": shape[1] if shape else "", "op": name[1] if name else ""}
-            rows.append({"bytes": float(size[1]) * units[size[2]]} | made)
+            rows.append({"bytes": float(size[1]) * UNITS[size[2]]} | made)
     return rows
 
 

@@ -11,8 +11,8 @@ from pretrainx.plan.topology import Topology
 from pretrainx.train.experiment import Experiment, lengths
 
 
-def run_of(experiment: Experiment, topology: Topology) -> tuple[Shape, Run]:
-    """The analytic form's view of an experiment on a topology.
+def run_of(experiment: Experiment, topology: Topology, any_batch: bool = False) -> tuple[Shape, Run]:
+    """The analytic form's view of an experiment on a topology; `any_batch` leaves it to a search whether the batch spreads.
 
     Raises:
       InputError: the model has more than one stack, the mesh does not fit, or the batch does not spread over it.
@@ -24,13 +24,13 @@ def run_of(experiment: Experiment, topology: Topology) -> tuple[Shape, Run]:
         )
     sizes = mesh.sizes(experiment.mesh, topology.num_devices)
     shards = sizes["data"] * sizes["fsdp"]
-    if train.batch_size % (shards * train.grad_accum):
+    if not any_batch and train.batch_size % (shards * train.grad_accum):
         raise InputError(
             f"train.batch_size {train.batch_size} does not spread over {shards} devices of the batch's axes in {train.grad_accum} "
             f"microbatches; give a multiple of {shards * train.grad_accum}, such as {4 * shards * train.grad_accum}"
         )
-    rules = layouts.resolve(experiment.layout).weights.values()
-    axes = {axis for rule in rules for axis in ((rule,) if isinstance(rule, str) else rule)}
+    layout = layouts.resolve(experiment.layout)
+    axes = {axis for rule in layout.weights.values() for axis in ((rule,) if isinstance(rule, str) else rule)}
     chips, devices = topology.chips, topology.chip.devices
     run = Run(
         topology.chip, chips, experiment.data.sequence_length,
@@ -43,6 +43,7 @@ def run_of(experiment: Experiment, topology: Topology) -> tuple[Shape, Run]:
         grad_accum=train.grad_accum,
         loss_chunks=max(1, model.loss_chunks),
         causal=model.causal,
+        stream_cut=any("tensor" in layout.activations.get(dim, ()) for dim in ("length", "embed")),
     )  # fmt: skip
     return analytic.shape_of(model), run
 

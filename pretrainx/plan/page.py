@@ -12,7 +12,10 @@ BAR_HEIGHT = 22
 
 def render(title: str, results: Sequence[dict[str, Any]], scaling: Mapping[int, Estimate]) -> str:
     """The whole page: an overview of all plans, one section for each, and the scaling of the first (none where it is empty)."""
-    sections = [Section("plans", "Plans", overview(results), "Times are predictions with an interval; see docs on how far they are off.")]
+    prices = sorted({r["price_source"] for r in results if "price_source" in r})
+    note = "Times are predictions with an interval, in which nine in ten of the published runs lie that were compared."
+    note += f" Prices: {', '.join(prices)}." if prices else ""
+    sections = [Section("plans", "Plans", overview(results), note)]
     sections += [Section(f"plan-{i}", str(r["topology"]), details(r)) for i, r in enumerate(results) if not r.get("error")]
     if scaling:
         note = "The same work a chip on more chips, from the analytic form: no compile, and no account of failures or stragglers."
@@ -36,26 +39,44 @@ def overview(results: Sequence[dict[str, Any]]) -> Html:
         if "step_seconds" in r:
             interval = f"{r['step_seconds_low']:.3g} to {r['step_seconds_high']:.3g}"
             row += [Cell(f"{r['step_seconds']:.3g}", r["step_seconds"], small=interval), f"{r['mfu']:.1%}", r["binds"]]
-            row += [f"{r['tokens_per_second']:,.0f}", f"{r['days']:,.1f}", Cell(f"{r['dollars']:,.0f}", small=r["price_source"])]
+            row += [f"{r['tokens_per_second']:,.0f}", f"{r['days']:,.1f}", f"{r['dollars']:,.0f}"]
         rows.append(row + [""] * (len(columns) - len(row)))
     return page.table("Plans", columns, rows)
 
 
 def details(r: dict[str, Any]) -> list[Html]:
     """Memory, time and wires of one plan."""
-    parts = [page.facts([("Chips", f"{r['chips']:,}"), ("Mesh", str(r["mesh"])), ("Parameters", f"{r['parameters']:,}"),
-                         ("Tokens a step", f"{r['tokens_per_step']:,}")])]  # fmt: skip
+    mesh = ", ".join(f"{axis} {size:,}" for axis, size in r["mesh"].items()) or "one device"
+    named = [
+        ("Chips", f"{r['chips']:,}"),
+        ("Mesh", mesh),
+        ("Parameters", f"{r['parameters']:,}"),
+        ("Tokens a step", f"{r['tokens_per_step']:,}"),
+    ]
+    parts = [page.facts(named), tag("p")]
+    bars: list[Html] = []
     if r.get("refusal") or r.get("advice"):
-        parts.append(tag("p", "Does not fit. ", r.get("refusal"), " First change: ", r.get("advice", "none known"), class_="note"))
+        parts.append(
+            tag(
+                "p",
+                "Does not fit. ",
+                r.get("refusal"),
+                " First change: ",
+                r.get("advice", "none known"),
+                class_="note",
+                style="margin-top:0",
+            )
+        )
     memory = r.get("memory_by_kind") or {kind: r[f"{kind}_bytes"] for kind in ("argument", "temp") if f"{kind}_bytes" in r}
     if memory:
         limit = r["hbm_limit_bytes"]
-        parts.append(page.figure("Memory of a chip", stack(memory, limit, lambda v: f"{v / 1e9:.2f} GB"), f"{limit / 1e9:.0f} GB in all"))
+        bars.append(page.figure("Memory of a chip", stack(memory, limit, lambda v: f"{v / 1e9:.2f} GB"), f"{limit / 1e9:.0f} GB in all"))
     if "time_by_kind" in r:
         seconds = r["step_seconds"]
-        parts.append(page.figure("A step's time by kind", stack(r["time_by_kind"], seconds, lambda v: f"{v:.3g} s"), f"{seconds:.3g} s"))
+        bars.append(page.figure("A step's time by kind", stack(r["time_by_kind"], seconds, lambda v: f"{v:.3g} s"), f"{seconds:.3g} s"))
     if r.get("time_by_part"):
-        parts.append(page.figure("A step's time by part", stack(r["time_by_part"], r["step_seconds"], lambda v: f"{v:.3g} s")))
+        bars.append(page.figure("A step's time by part", stack(r["time_by_part"], r["step_seconds"], lambda v: f"{v:.3g} s")))
+    parts.append(page.figures(bars, "wide"))
     if r.get("collectives"):
         columns = ("Collective", "Axes", "Type", "Calls", "MB sent")
         rows = [[c["kind"], "+".join(c["axes"]), c["dtype"], f"{c['calls']:,}", f"{c['wire_bytes'] / 1e6:,.1f}"] for c in r["collectives"]]
