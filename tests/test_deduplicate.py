@@ -235,6 +235,7 @@ def test_small_limits_of_memory_give_the_same(monkeypatch: pytest.MonkeyPatch) -
     texts = corpus()
     whole = find.find(texts)
     monkeypatch.setattr(near, "_MINIMA_AT_ONCE", 1000)
+    monkeypatch.setattr(near, "_KEYS_AT_ONCE", 700)
     monkeypatch.setattr(near, "_PAIRS_AT_ONCE", 3)
     monkeypatch.setattr(near, "_HASHES_AT_ONCE", 100)
     monkeypatch.setattr(clusters, "_PAIRS_AT_ONCE", 4)

@@ -26,6 +26,7 @@ from pretrainx.curate.documents import Batch
 KEEP = ("first", "longest", "source")
 _IN_INDEX = -(2**62)  # a rank before all others
 _MINIMA_AT_ONCE = 16_000_000  # 64 MB of signatures
+_KEYS_AT_ONCE = 4_000_000  # sorted together: 100 MB
 _PAIRS_AT_ONCE = 4_000_000  # 64 MB of pairs before they are made unique
 _HASHES_AT_ONCE = 16_000_000  # 128 MB of n-gram sets held by one comparison
 
@@ -106,14 +107,23 @@ def sketch(batches: Iterable[Batch], settings: Settings) -> dict[str, np.ndarray
             "rank": np.empty(0, np.int64),
         }
     whole = np.concatenate(wholes)
-    key = np.concatenate(keys)
-    index = np.repeat(np.arange(len(key), dtype=np.uint32), settings.bands)
-    key, index = key.ravel(), index
-    if not whole.all():  # documents without a word have no n-gram to agree in
-        worded = whole[index] != 0
-        key, index = key[worded], index[worded]
-    order = np.argsort(key, kind="stable")
-    return {"key": key[order], "index": index[order], "words": whole, "rank": np.concatenate(orders)}
+    worded = whole != 0  # documents without a word have no n-gram to agree in
+    key = np.concatenate(keys)[worded].ravel()
+    keys.clear()
+    key, index = _sorted(key, np.flatnonzero(worded).astype(np.uint32), settings.bands)
+    return {"key": key, "index": index, "words": whole, "rank": np.concatenate(orders)}
+
+
+def _sorted(key: np.ndarray, documents: np.ndarray, bands: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the keys sorted, uint32 the document of each); a range of keys after the other, so that little is held beside the two."""
+    out, index = np.empty_like(key), np.empty(len(key), np.uint32)
+    at = 0
+    for low, high in columns.ranges(max(1, -(-len(key) // _KEYS_AT_ONCE))):
+        mine = np.flatnonzero((key >= np.uint64(low)) & (key <= np.uint64(high - 1)))
+        mine = mine[np.argsort(key[mine], kind="stable")]
+        out[at : at + len(mine)], index[at : at + len(mine)] = key[mine], documents[mine // bands]
+        at += len(mine)
+    return out, index
 
 
 def ranks(batch: Batch, settings: Settings) -> np.ndarray:

@@ -6,9 +6,10 @@ from pretrainx.curate.documents import Batch
 
 
 class Filter(Protocol):
-    """What a filter is: a frozen dataclass of thresholds with this one method; a second one is optional:
+    """What a filter is: a frozen dataclass of thresholds with this one method; two more are optional:
 
-    notes(batch) -> {name: a value ("": none) for each document}, what the filter found out that belongs in the documents' metadata.
+    notes(batch) -> {name: a value ("": none) for each document}: what the filter found out that belongs in the documents' metadata.
+    files() -> names of the files that it reads, whose content is part of what results are made from.
     """
 
     def reasons(self, batch: Batch) -> list[str]:

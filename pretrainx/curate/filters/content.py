@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from pretrainx.core import files
 from pretrainx.core.errors import InputError
 from pretrainx.core.schema import Range
 from pretrainx.curate.documents import Batch, Document
@@ -39,9 +40,12 @@ class Filter:
     min_matches: Annotated[int, Range(ge=1)] = 2  # different listed words that a document has at least, to be dropped
 
     def __post_init__(self) -> None:
-        for path in [*self.words.values(), *([self.urls] if self.urls else [])]:
+        for path in self.files():
             if not Path(path).is_file():
                 raise ValueError(f"list file not found: {path!r} (looked from {Path.cwd()})")
+
+    def files(self) -> tuple[str, ...]:
+        return (*self.words.values(), *([self.urls] if self.urls else ()))
 
     def reasons(self, batch: Batch) -> list[str]:
         return [self._reason(document) for document in batch.documents]
@@ -90,8 +94,12 @@ def _size(text: str, language: str) -> float:
     return len(text) / 3 if language in _UNSPACED else len(text.split())
 
 
-@functools.lru_cache(maxsize=64)
 def _lines(path: str) -> frozenset[str]:
+    return _read(path, files.stamp(path))
+
+
+@functools.lru_cache(maxsize=64)
+def _read(path: str, _: tuple[int, ...]) -> frozenset[str]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

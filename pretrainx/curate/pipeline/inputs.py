@@ -111,7 +111,7 @@ def fingerprints(found: Sequence[File], memory: Path, executor: Executor) -> lis
     A hash is computed once: a file whose size, times and inode are unchanged is taken to be unchanged (`memory` is where that is kept).
     """
     known = files.read_json(memory, "list of input files") if memory.exists() else {}
-    stamps = [_stamp(file.path) for file in found]
+    stamps = [list(files.stamp(file.path)) for file in found]
     entries: dict[str, Any] = {}
     todo: list[tuple[str, str]] = []
     for file, stamp in zip(found, stamps, strict=True):
@@ -126,11 +126,6 @@ def fingerprints(found: Sequence[File], memory: Path, executor: Executor) -> lis
             entries[name].update(made)
         files.write_json(memory, entries)
     return [entries[str(file.path.resolve())] for file in found]
-
-
-def _stamp(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
 def fingerprint(task: tuple[str, str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from pretrainx.core.logs import duration
 from pretrainx.core.page import Cell, Content, Html, Section, breakable, contents, details, facts, figure, figures, legend, table, tag
 from pretrainx.core.page import page as whole_page
-from pretrainx.core.svg import meter, short
+from pretrainx.core.svg import meter
 from pretrainx.curate.pipeline.read import NOT_SAID
 
 STAGES = {
@@ -32,7 +32,7 @@ def page(manifest: Mapping[str, Any]) -> str:
     ]
     languages = manifest["languages_before"], manifest["languages"]
     if {*languages[0], *languages[1]} - {NOT_SAID}:
-        note = "As the filter of languages found them, else as the records say; before: of the documents that filters saw."
+        note = f"As the filter of languages found them, else as the records say ({NOT_SAID}: as for what filters before it dropped)."
         sections.append(Section("languages", "Languages", _languages(*languages), note))
     if manifest["clusters"]:
         sections.append(Section("copies", "Copies", _clusters(manifest["clusters"]), "Documents that say the same, one of which stays."))
@@ -118,7 +118,8 @@ def _lengths(lengths: Mapping[str, Sequence[int]]) -> Html:
     if not used:
         return tag("p", "No document.", class_="note")
     low, high = min(used), max(used)
-    bars = [(short(2 ** (i / 2)) if i % 2 == 0 else "", before[i], after[i]) for i in range(low, high + 1)]
+    names = [str(2 ** (i // 2)) if i < 20 else f"{2 ** (i // 2) / 1000:.0f}k" for i in range(high + 1)]
+    bars = [(names[i] if i % 2 == 0 else "", before[i], after[i]) for i in range(low, high + 1)]
     picture = _histogram("Characters of a document", bars)
     both = [legend([(7, "before"), (0, "kept")]), picture]
     return figures([figure("Documents by length", both, "characters, each step 1.41 times")], "wide")

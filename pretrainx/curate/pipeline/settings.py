@@ -3,11 +3,12 @@
 Steps, filters and embeddings are plug-ins: their options are the fields of their own dataclass, checked against it here.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pretrainx.core import config, plugins, schema
+from pretrainx.core import config, files, plugins, schema
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.schema import Range
 from pretrainx.curate import presets
@@ -89,8 +90,18 @@ Chain = tuple[Stage, ...]
 
 
 def as_json(chain: Chain) -> list[Any]:
-    """What results depend on: every option."""
-    return [[stage.kind, stage.name, schema.to_dict(stage.part)] for stage in chain]
+    """What results depend on: every option, and the content of the files that a part reads."""
+    return [[stage.kind, stage.name, schema.to_dict(stage.part), *_files(stage.part)] for stage in chain]
+
+
+def _files(part: Any) -> list[dict[str, str]]:
+    names = part.files() if hasattr(part, "files") else ()
+    return [{name: _sha256(name, files.stamp(name)) for name in names}] if names else []
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256(path: str, _: tuple[int, ...]) -> str:
+    return files.sha256_file(path)
 
 
 @dataclass(frozen=True)

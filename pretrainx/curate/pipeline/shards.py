@@ -10,6 +10,7 @@ the order of the corpus, and a stage's decision about it is one number in an arr
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,7 @@ class Writer:
     folder: Path
     sources: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
-    _columns: list[tuple[int, int, int, int]] = field(default_factory=list)
+    _columns: "array[int]" = field(default_factory=lambda: array("q"))  # four numbers a record
     _ids: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -59,16 +60,14 @@ class Writer:
         self._stream.write(line.encode() + b"\n")
         code = 1 + _place(self.reasons, reason) if reason else 0
         size = len(document.text) if document.text.isascii() else len(document.text.encode())
-        self._columns.append((size, len(document.text), _place(self.sources, document.source), code))
+        self._columns.extend((size, len(document.text), _place(self.sources, document.source), code))
         self._ids.append(document.id.encode())
 
     def finish(self) -> dict[str, Any]:
         self._stream.close()
-        size, characters, source, code = (np.array(column) for column in zip(*self._columns, strict=True)) if self._columns else [
-            np.zeros(0, np.int64)
-        ] * 4  # fmt: skip
+        size, characters, source, code = np.array(self._columns, np.int64).reshape(-1, 4).T
         np.savez(
-            self.folder / COLUMNS, bytes=size.astype(np.int64), characters=characters.astype(np.int64),
+            self.folder / COLUMNS, bytes=size, characters=characters,
             source=source.astype(np.int32), code=code.astype(np.int32),
         )  # fmt: skip
         (self.folder / "ids.bin").write_bytes(b"".join(self._ids))
@@ -78,7 +77,7 @@ class Writer:
         order = np.argsort(hashes, kind="stable")
         np.save(self.folder / "ids_hash.npy", hashes[order])
         np.save(self.folder / "ids_order.npy", read[order].astype(np.int64))
-        return {"records": len(self._columns), "sources": self.sources, "reasons": self.reasons}
+        return {"records": len(size), "sources": self.sources, "reasons": self.reasons}
 
 
 def _place(names: list[str], name: str) -> int:
