@@ -82,7 +82,7 @@ def write_shard(home: Path, batches: Iterable[Batch], settings: Settings, folded
         )
         ids.extend(document.id.encode() for document in batch.documents)
     for name, sort in (("near", "key"), ("sets", ""), ("exact", "key")):
-        columns.write(home / name, _join([part[name] for part in parts], sort))
+        columns.write(home / name, _join([part.pop(name) for part in parts], sort))
     bounds = np.cumsum([0, *map(len, ids)], dtype=np.int64)
     columns.write(home / "ids", {"bytes": np.frombuffer(b"".join(ids), np.uint8), "bounds": bounds})
 
@@ -120,15 +120,17 @@ def _join(parts: Sequence[dict[str, np.ndarray]], sort: str) -> dict[str, np.nda
     per_document = "rank" if sort else "index"
     starts = np.cumsum([0, *(len(part[per_document]) for part in parts)])
     joined: dict[str, np.ndarray] = {}
-    for name in parts[0]:
-        values = [part[name] for part in parts]
+    for name in list(parts[0]):
+        values = [part.pop(name) for part in parts]  # what is joined need not be held twice
         if name == "index":
             values = [each + each.dtype.type(start) for each, start in zip(values, starts, strict=False)]
         elif name == "bounds":
             ends = np.cumsum([0, *(each[-1] for each in values)])
             values = [np.zeros(1, np.int64), *(each[1:] + end for each, end in zip(values, ends, strict=False))]
         joined[name] = np.concatenate(values)
-    if sort:
+    if sort and "low" not in joined:
+        joined["key"], joined["index"] = near.sorted_keys(joined["key"], joined["index"], 1)
+    elif sort:
         order = np.argsort(joined[sort], kind="stable")
         joined |= {name: joined[name][order] for name in ("key", "index", "low") if name in joined}
     return joined

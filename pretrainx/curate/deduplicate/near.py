@@ -110,11 +110,11 @@ def sketch(batches: Iterable[Batch], settings: Settings) -> dict[str, np.ndarray
     worded = whole != 0  # documents without a word have no n-gram to agree in
     key = np.concatenate(keys)[worded].ravel()
     keys.clear()
-    key, index = _sorted(key, np.flatnonzero(worded).astype(np.uint32), settings.bands)
+    key, index = sorted_keys(key, np.flatnonzero(worded).astype(np.uint32), settings.bands)
     return {"key": key, "index": index, "words": whole, "rank": np.concatenate(orders)}
 
 
-def _sorted(key: np.ndarray, documents: np.ndarray, bands: int) -> tuple[np.ndarray, np.ndarray]:
+def sorted_keys(key: np.ndarray, documents: np.ndarray, bands: int) -> tuple[np.ndarray, np.ndarray]:
     """(the keys sorted, uint32 the document of each); a range of keys after the other, so that little is held beside the two."""
     out, index = np.empty_like(key), np.empty(len(key), np.uint32)
     at = 0

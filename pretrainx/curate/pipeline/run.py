@@ -145,7 +145,7 @@ def _compiled_stages(chosen: Settings) -> list[Any]:
     """
     of = chosen.deduplicate
     given = (of.exact, of.near, of.semantic, of.passages, chosen.decontaminate)
-    if all(one is None for one in given):
+    if all(one is None for one in given) and not of.against and not of.write_index:
         return [None] * len(given)
     try:
         from pretrainx.curate.pipeline import duplicates, leaks
