@@ -101,5 +101,12 @@ def test_memory_of_a_cut_model_by_hand() -> None:
     assert kept == sorted(kept)
 
 
+def test_memory_is_near_what_the_compiler_found() -> None:
+    """decoder_1b on v5e-16, full remat, loss in four chunks: 2.94 GB at peak (libtpu 0.0.42.1)."""
+    shape = Shape(2048, 16, 16, 16, 128, 8192, 32768)
+    found = analytic.memory_bytes(shape, Run(CHIPS["v5e"], 16, 2048, 4, "full", loss_chunks=4))
+    assert sum(found.values()) == pytest.approx(2.94e9, rel=0.1)
+
+
 if __name__ == "__main__":
     Path(FIXTURE).write_text(json.dumps(predictions(), indent=1) + "\n")

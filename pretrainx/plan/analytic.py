@@ -218,7 +218,7 @@ def memory_bytes(shape: Shape, run: Run) -> dict[str, float]:
     mlp = shape.mlp_dim * (3 if shape.gated_mlp else 2)
     D *= run.stream_copies
     kept = {"full": D, "minimal": D + 2 * heads + mlp, "dots": D + 2 * heads + mlp, "none": 4 * D + 3 * heads + 2 * mlp}[run.remat]
-    alive = 4 * D + 2 * heads + 2 * mlp  # of the layer at work
+    alive = 2 * D + heads + mlp  # of the layer at work
     return {
         "weights": 4 * share,
         "moments": 8 * share,
