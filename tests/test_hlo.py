@@ -286,6 +286,37 @@ def test_arrays_know_their_bytes_and_their_memory() -> None:
     assert [array.hbm_bytes for array in found] == [24, 0, 1, 4, 3, 64]
 
 
+SPARSECORE = """HloModule m, num_partitions=4
+%gather (x.1: bf16[8,16]) -> bf16[32,16] {
+  %x.1 = bf16[8,16] parameter(0)
+  ROOT %g = bf16[32,16] all-gather(%x.1), channel_id=1, replica_groups=[1,4]<=[4], dimensions={0}
+}
+%called (x.2: bf16[8,16], t: token[]) -> bf16[32,16] {
+  %x.2 = bf16[8,16] parameter(0)
+  %t = token[] parameter(1)
+  ROOT %f = bf16[32,16] fusion(%x.2), kind=kCustom, calls=%gather
+}
+ENTRY %main (x: bf16[8,16], q: bf16[2,128,64], k: bf16[2,256,64]) -> bf16[32,16] {
+  %x = bf16[8,16] parameter(0)
+  %q = bf16[2,128,64] parameter(1)
+  %k = bf16[2,256,64] parameter(2)
+  %p = token[] custom-call(%x), custom_call_target="PrepareAsyncCallStart"
+  %s = ((bf16[8,16], token[]), bf16[32,16]) call-start(%x, %p), async_execution_thread="sparsecore", to_apply=%called
+  %splash_mha_fwd.1 = bf16[2,128,64] custom-call(%q, %k), custom_call_target="tpu_custom_call"
+  ROOT %d = bf16[32,16] call-done(%s)
+}
+"""
+
+
+def test_what_is_handed_to_another_core_runs_beside_and_is_counted_once() -> None:
+    """tpu7x's form: a call with a collective in a fusion; and a kernel of one row, whose arrays have no dim for it."""
+    begun, kernel, ended = walk.walk(hlo.parse(SPARSECORE)).steps
+    assert isinstance(begun, walk.Step) and isinstance(kernel, walk.Step) and isinstance(ended, walk.Step)
+    assert begun.collective and begun.collective.asynchronous and begun.collective.wire_bytes == 3 * 8 * 16 * 2
+    assert begun.begins == ended.ends == "s"
+    assert kernel.flops == {"bf16": 2 * 2.0 * 2 * 128 * 256 * 64}
+
+
 @pytest.mark.parametrize("text", ["", "module @jit_f {", "HloModule m\n%f (x: f32[]) -> f32[] {\n  ROOT %x = f32[] parameter(0)\n}\n"])
 def test_what_is_no_module_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="HLO"):

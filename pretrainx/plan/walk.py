@@ -18,7 +18,8 @@ FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "opt-barrier",
     "optimization-barrier", "add-dependency", "iota", "domain",
 }  # fmt: skip
-NO_TRAFFIC = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "Sharding", "AsyncCollectiveStart", "AsyncCollectiveDone"}
+NO_TRAFFIC = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "Sharding", "AsyncCollectiveStart", "AsyncCollectiveDone",
+              "PrepareAsyncCallStart", "PrepareAsyncCallDone"}  # fmt: skip
 SLICES = {"dynamic-slice", "slice", "gather"}
 # Products of the size [rows, heads, queries, keys, head_dim] in a call of an attention kernel (Dao 2022, algorithms 1 and 4): scores
 # and mixing forward; for the gradient of queries scores, their gradient and its product; for that of keys and values one more.
@@ -114,7 +115,7 @@ class _Walker:
             asynchronous = code.endswith("-start")
             moved = collective(op, computation, self.module.num_devices, asynchronous=asynchronous)
             yield Step(op.name, "collective", op.op_name, {}, _traffic(computation, op), moved, begins=op.name if asynchronous else "")
-        elif code == "async-start":
+        elif code in ("async-start", "call-start"):  # the latter hands a collective to tpu7x's SparseCore
             yield from self._wrapped(op)
         elif code.endswith("-done"):
             yield Step(op.name, "ends", op.op_name, ends=_started_by(computation, op))
@@ -142,10 +143,12 @@ class _Walker:
 
     def _wrapped(self, op: Op) -> Iterator[Step | Loop]:
         """async-start: the one collective (or copy, or computation) inside runs beside what follows."""
-        inner = self.module.called(op)
+        inner = self.module.called(op, "to_apply" if op.opcode == "call-start" else "calls")
         if inner is None:
             return
-        for step in self.steps(inner):
+        steps = list(self.steps(inner))
+        moves = [step for step in steps if isinstance(step, Step) and step.collective]
+        for step in moves or steps:  # what is fused around a collective is its own traffic
             if isinstance(step, Step):
                 moved = replace(step.collective, asynchronous=True) if step.collective else None
                 yield replace(step, begins=op.name, collective=moved)
@@ -192,11 +195,12 @@ class _Walker:
         """FLOPs of an attention kernel by its name and the shapes of queries and keys; none for a kernel that is not known."""
         products = next((n for name, n in KERNEL_PRODUCTS.items() if op.name.startswith(name)), 0)
         given = [computation.operand(op, i).result[0] for i in range(len(op.operands)) if computation.operand(op, i).result]
-        four = [array for array in given if len(array.dims) == 4]
-        if not products or len(four) < 2:
+        # Queries and keys are [rows, heads, length, head_dim], and without the rows where there is one.
+        floats = [array for array in given if "f" in array.dtype and len(array.dims) >= 3]
+        if not products or len(floats) < 2:
             return {}
-        (B, N, T, H), S = four[0].dims, four[1].dims[2]
-        return {four[0].dtype: 2.0 * products * B * N * T * S * H * self.visible}
+        queries, S = floats[0], floats[1].dims[-2]
+        return {queries.dtype: 2.0 * products * queries.size * S * self.visible}
 
     def _arithmetic(self, computation: Computation) -> dict[str, float]:
         """FLOPs of the products in a fused computation, however deep."""
