@@ -317,6 +317,25 @@ def test_what_is_handed_to_another_core_runs_beside_and_is_counted_once() -> Non
     assert kernel.flops == {"bf16": 2 * 2.0 * 2 * 128 * 256 * 64}
 
 
+SLICES = """HloModule m, num_partitions=4
+ENTRY %main (x: bf16[8,16]) -> bf16[8,16] {
+  %x = bf16[8,16] parameter(0)
+  %a = token[] after-all()
+  %s = (bf16[8,16], u32[], token[]) send(%x, %a), channel_id=2, is_host_transfer=true
+  %r = (bf16[8,16], u32[], token[]) recv(%a), channel_id=1, is_host_transfer=true
+  %sd = token[] send-done(%s), channel_id=2, is_host_transfer=true
+  %rd = (bf16[8,16], token[]) recv-done(%r), channel_id=1, is_host_transfer=true
+  ROOT %out = bf16[8,16] get-tuple-element(%rd), index=0
+}
+"""
+
+
+def test_what_slices_exchange_through_their_hosts_is_counted_as_sent() -> None:
+    begun, *ended = walk.walk(hlo.parse(SLICES)).steps
+    assert isinstance(begun, walk.Step) and begun.collective and begun.collective.wire_bytes == 8 * 16 * 2
+    assert [step.ends for step in ended if isinstance(step, walk.Step)] == ["s", "r"] and begun.begins == "s"
+
+
 @pytest.mark.parametrize("text", ["", "module @jit_f {", "HloModule m\n%f (x: f32[]) -> f32[] {\n  ROOT %x = f32[] parameter(0)\n}\n"])
 def test_what_is_no_module_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="HLO"):

@@ -51,6 +51,24 @@ def make(section: MeshSection, devices: Sequence[Any] | None = None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     shape = sizes(section, len(devices))
     types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if devices[0].platform == "tpu" and slices > 1:
+        return Mesh(across_slices(shape, slices, devices), AXES, axis_types=types)
     if devices[0].platform == "tpu":
         return jax.make_mesh(tuple(shape.values()), AXES, axis_types=types, devices=devices)
     return Mesh(np.asarray(devices, dtype=object).reshape(tuple(shape.values())), AXES, axis_types=types)
+
+
+def across_slices(shape: dict[str, int], slices: int, devices: Sequence[Any]) -> np.ndarray:
+    """Devices of several slices with the slices along `data`, the one axis whose collectives the network between them can bear.
+
+    Raises:
+      InputError: `data` is no multiple of the number of slices.
+    """
+    from jax.experimental.mesh_utils import create_hybrid_device_mesh
+
+    if shape["data"] % slices:
+        raise InputError(f"mesh.data={shape['data']}: {slices} slices are joined by the network alone; give a multiple of {slices}")
+    within = [size // slices if axis == "data" else size for axis, size in shape.items()]
+    between = [slices if axis == "data" else 1 for axis in shape]
+    return create_hybrid_device_mesh(within, between, devices=devices)

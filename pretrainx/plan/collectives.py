@@ -10,6 +10,7 @@ import numpy as np
 from pretrainx.plan.hlo import Array, Computation, Op
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast", "ragged-all-to-all")
+BETWEEN_SLICES = "slice-exchange"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pretrainx.core.chips import Chip
-from pretrainx.plan.collectives import Collective
+from pretrainx.plan.collectives import BETWEEN_SLICES, Collective
 from pretrainx.plan.walk import Loop, Step, flat
 
 RESOURCES = ("compute", "hbm", "ici", "network")
@@ -89,6 +89,8 @@ def ring_bandwidth(chip: Chip, group_size: int, slice_size: int | None = None) -
 
 def collective_seconds(chip: Chip, moved: Collective, slice_size: int | None, assumed: Assumptions) -> tuple[str, float]:
     """Resource and seconds of one collective. One that spans slices crosses the network with what its slice has reduced or gathered."""
+    if moved.kind == BETWEEN_SLICES:
+        return "network", moved.wire_bytes / (chip.network_bytes * assumed.network)
     size = slice_size or chip.domain
     members = moved.members
     across = bool(members) and len({m // size for m in members}) > 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pretrainx.plan.collectives import Collective, collective, kind_of
+from pretrainx.plan.collectives import BETWEEN_SLICES, Collective, collective, kind_of
 from pretrainx.plan.hlo import MAIN_MEMORY, Array, Computation, Module, Op
 from pretrainx.plan.trips import trip_count
 
@@ -117,6 +117,21 @@ class _Walker:
             yield Step(op.name, "collective", op.op_name, {}, _traffic(computation, op), moved, begins=op.name if asynchronous else "")
         elif code in ("async-start", "call-start"):  # the latter hands a collective to tpu7x's SparseCore
             yield from self._wrapped(op)
+        elif code == "send":
+            # Slices exchange through their hosts: each is a program of its own, and no collective names them together.
+            sent = computation.operand(op, 0).result
+            size = sum(array.num_bytes for array in sent)
+            yield Step(
+                op.name,
+                "collective",
+                op.op_name,
+                {},
+                0.0,
+                Collective(BETWEEN_SLICES, sent[0].dtype, size, size, 2, (), True),
+                begins=op.name,
+            )
+        elif code == "recv":
+            return  # as long as what is sent
         elif code.endswith("-done"):
             yield Step(op.name, "ends", op.op_name, ends=_started_by(computation, op))
         elif code == "async-update":
@@ -269,7 +284,7 @@ def _marked(computation: Computation, target: str) -> bool:
 def _started_by(computation: Computation, op: Op) -> str:
     """The start that a -done waits for, through updates and tuples between."""
     source = computation.operand(op, 0)
-    while not source.opcode.endswith("-start") and source.operands:
+    while not source.opcode.endswith("-start") and source.opcode not in ("send", "recv") and source.operands:
         source = computation.operand(source, 0)
     return source.name
 
