@@ -2,7 +2,7 @@
 
 Peaks are dense (no sparsity). Bandwidths of links are one way, of one chip; a vendor's "bidirectional" figure is twice that.
 
-Sources, read 2026-11: Google's TPU pages (cloud.google.com/tpu/docs: v4, v5e, v5p, v6e, tpu7x) for peaks, HBM and inter-chip bandwidth;
+Sources: Google's TPU pages (cloud.google.com/tpu/docs: v4, v5e, v5p, v6e, tpu7x) for peaks, HBM and inter-chip bandwidth;
 "How to Scale Your Model" (Austin 2025, jax-ml.github.io/scaling-book/tpus) for tori and data-center bandwidth; NVIDIA's data sheets of
 A100, H100, H200 and HGX B200, and the DGX ones for the network adapter of each GPU.
 """

@@ -1,9 +1,9 @@
-"""What an hour of a chip costs: an example to be edited, on-demand list prices in US dollars as seen in 2025, without discounts.
+"""What an hour of a chip costs: an example to be edited: US dollars, of the order of on-demand list prices in 2025, not looked up anew.
 
 Contracts, regions and reservations change them by factors of two and more; `tools/plan.py --price=2.10` takes one of your own.
 """
 
-DATED = "2025, list prices, an example"
+DATED = "an example, about 2025"
 DOLLARS_AN_HOUR = {
     "v4": 3.22,
     "v5e": 1.20,
