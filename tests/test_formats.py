@@ -404,3 +404,33 @@ def test_time_is_linear_in_the_text(function: Callable[[str], object]) -> None:
         start = time.process_time()
         function(unkind * 100_000 + "x")
         assert time.process_time() - start < 20, unkind
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # that library leaves its temporary files open
+def test_archives_as_another_library_writes_them(tmp_path: Path) -> None:
+    """Two pages, their requests and an image by warcio, compressed record by record: the pages' texts and addresses."""
+    warcio = pytest.importorskip("warcio.warcwriter", reason="another writer of WARC")
+    from io import BytesIO
+
+    from warcio.statusandheaders import StatusAndHeaders
+
+    path = tmp_path / "crawl.warc.gz"
+    pages = {
+        f"http://example.org/{i}": f"<html><body><p>Page number {i} caf\u00e9 says enough to be read.</p></body></html>" for i in range(2)
+    }
+    with open(path, "wb") as stream:
+        writer = warcio.WARCWriter(stream, gzip=True)
+
+        def add(url: str, kind: str, body: bytes, record: str = "response") -> None:
+            first = "GET / HTTP/1.0" if record == "request" else "200 OK"
+            headers = StatusAndHeaders(first, [("Content-Type", kind)], protocol="HTTP/1.0", is_http_request=record == "request")
+            writer.write_record(writer.create_warc_record(url, record, payload=BytesIO(body), http_headers=headers))
+
+        add("http://example.org/image", "image/png", b"\x89PNG\x00\x01")
+        for url, body in pages.items():
+            add(url, "text/html; charset=utf-8", body.encode(), "request")
+            add(url, "text/html; charset=utf-8", body.encode())
+    found, _ = read(path)
+    assert [(document.metadata["url"], document.text.strip()) for document in found] == [
+        (url, f"Page number {i} caf\u00e9 says enough to be read.") for i, url in enumerate(pages)
+    ]
