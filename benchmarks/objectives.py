@@ -7,6 +7,9 @@ many steps as the FLOPs allow, and scores it on held-out documents by its own me
 per label. Beside it the same model untrained, and what counting gives: how often each token is predicted in the training text
 under this objective (its unigrams), and the share of each label. Writes results.json, table.md and picture.png into --out; what
 is there already is not trained again.
+
+One entry has a setting of its own (LONGER): that a text follows another is hardly to be told from 60 characters of each, so it is
+trained once more on word pieces, longer rows, and more FLOPs.
 """
 
 import argparse
@@ -34,8 +37,14 @@ from pretrainx.train.loop import Run
 NAMES = (
     "gpt2_124m:tiny", "llama_1b:tiny", "bert_base:tiny", "roberta_base:tiny", "electra_small:tiny", "spanbert_base:tiny",
     "t5_small:tiny", "bart_base:tiny", "glm_base:tiny", "ul2_small:tiny", "small:sentence_order", "small:prefix",
-    "small:fill_in_middle", "joint_small",
+    "small:fill_in_middle", "joint_small", "small:next_sentence",
 )  # fmt: skip
+LONGER = "small:next_sentence"
+LONGER_TFLOP = 80.0
+LONGER_SETTING: dict[str, dict[str, Any]] = {
+    "data": {"sequence_length": 256}, "model": {"init_std": None}, "train": {"batch_size": 32}, "eval": {"max_rows": 0},
+}  # fmt: skip
+PIECES = 8192  # of LONGER's vocabulary
 COUNTED_ROWS = 4096  # of the training text, for the unigrams
 ROOT = Path(__file__).parents[1]
 
@@ -48,12 +57,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=NAMES, metavar="NAME", help="these configs alone")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line of stdout")
     args = cli.parse_args(parser, argv)
-    prepare(args.corpus, args.out)
+    prepare(args.corpus, args.out, LONGER in args.only)
     found: dict[str, Any] = {}
     for name in args.only:
         path = args.out / name.replace(":", "-") / "measured.json"
         if not path.exists():
-            files.write_json(path, measure(name, args.corpus, args.out, args.tflop * 1e12))
+            files.write_json(path, measure(name, args.corpus, args.out, (LONGER_TFLOP if name == LONGER else args.tflop) * 1e12))
         found[name] = json.loads(path.read_text())
         counted = count_all(config_of(name, args.corpus, args.out))
         for term in found[name]["terms"]:
@@ -84,15 +93,28 @@ def config_of(name: str, corpus: str, out: Path) -> Config:
         "corpora": {"books": {"source": "jsonl", "files": corpus, "holdout": 0.05}},
         "cache_dir": str(out / "cache"),
     }
+    if name == LONGER:
+        values |= {section: values.get(section, {}) | own for section, own in LONGER_SETTING.items()}
+        values["data"] |= {"vocabulary": str(pieces_file(out)), "cache_dir": str(out / "cache-pieces")}
     return Config(name, loaded.file, values, values)
 
 
-def prepare(corpus: str, out: Path) -> None:
-    """The token cache, by the project's own command."""
+def pieces_file(out: Path) -> Path:
+    return out / f"pieces-{PIECES}.model"
+
+
+def prepare(corpus: str, out: Path, pieces: bool = False) -> None:
+    """The token cache, by the project's own commands; with `pieces` also the vocabulary and the cache of LONGER."""
     text = [f"--config={ROOT}/configs/small.py:masked", "--config.data.mixture={'books': 1.0}", "--config.data.objectives={}"]
     text += [f"--config.data.corpora.books.{k}={v}" for k, v in (("source", "jsonl"), ("files", corpus), ("holdout", 0.05))]
     text += [f"--config.data.cache_dir={out / 'cache'}"]
     subprocess.run([sys.executable, f"{ROOT}/tools/cache_tasks.py", *text], check=True)
+    if pieces:
+        text[-1] = f"--config.data.cache_dir={out / 'cache-pieces'}"
+        text.append(f"--config.data.vocabulary={pieces_file(out)}")
+        if not pieces_file(out).exists():
+            subprocess.run([sys.executable, f"{ROOT}/tools/train_vocabulary.py", *text, f"--size={PIECES}", "--pieces=words"], check=True)
+        subprocess.run([sys.executable, f"{ROOT}/tools/cache_tasks.py", *text], check=True)
 
 
 def measure(name: str, corpus: str, out: Path, flops: float) -> dict[str, Any]:
