@@ -44,7 +44,8 @@ def tiny(config: ConfigDict, **model: Any) -> ConfigDict:
         # Muon, whatever the model was published with: minutes are few, and it needs a third of the steps.
         config.optim = ConfigDict({"name": "muon", "peak_lr": 4e-3, "muon_lr": 0.02, "warmup": "5%", "end_lr_ratio": 0.0})
         config.train = ConfigDict({"steps": 400, "batch_size": 16, "dtype": "float32"})
-        config.pop("layout", None)  # where it is a dict of rules, no name may take its place
+        if "layout" in config:
+            del config["layout"]  # where it is a dict of rules, no name may take its place
         config.mesh, config.layout = ConfigDict({"data": -1}), "dp"
         config.checkpoint = ConfigDict({"every": "50%"})
         config.eval = ConfigDict({"every": "50%", "max_rows": 64})
