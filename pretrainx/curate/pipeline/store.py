@@ -40,8 +40,10 @@ def writing(folder: Path) -> Iterator[Path]:
             # Another process, left over from a run that was killed, has just finished the same task: its bytes are the same.
             shutil.rmtree(temporary)
         _sync(folder.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk does not say where it is
+            raise OSError(error.errno, error.strerror, str(folder)) from error
         raise
 
 
