@@ -189,7 +189,7 @@ border-block:1px solid var(--hair);font-size:.9rem}
 table{border-collapse:collapse;width:100%;font-size:.9rem;line-height:1.35}
 th,td{padding:.55rem .9rem;text-align:left;vertical-align:top;border-top:1px solid var(--hair)}
 thead th{border-top:0;color:var(--soft);font-weight:550;font-size:.825rem;vertical-align:bottom;overflow-wrap:break-word}
-tbody th{font-weight:500;overflow-wrap:anywhere;min-width:7.5rem;max-width:22rem;position:sticky;left:0;background:var(--paper)}
+tbody th{font-weight:500;overflow-wrap:anywhere;min-width:8.75rem;max-width:22rem;position:sticky;left:0;background:var(--paper)}
 .number{text-align:right;white-space:nowrap}thead .number{white-space:normal;min-width:6rem}
 td small,th small{display:block;color:var(--soft);font-size:.8rem;font-weight:400}
 strong{font-weight:680}
