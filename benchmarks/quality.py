@@ -16,7 +16,6 @@ scored. What --out has already is not run again. Writes results.json and table.m
 
 import argparse
 import gzip
-import hashlib
 import json
 import math
 import re
@@ -30,16 +29,17 @@ from pathlib import Path
 from typing import Any
 
 from pretrainx.core import cli, files
+from pretrainx.core import config as configs
 from pretrainx.core.errors import InputError
 from pretrainx.core.logs import log
+from pretrainx.curate.holdout import held_out
+from pretrainx.train import finetune
 
 ROOT = Path(__file__).parents[1]
 HELD_OUT = "robert-louis-stevenson_treasure-island"
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # of Student's t, by number of seeds
 # Of fine-tuning, all chosen on the validation part.
 LRS = ("3e-4", "1e-3")
 FINETUNE = ("--config.data.sequence_length=64", "--config.model.dropout=0.3", "--config.train.steps=4 epochs", "--config.eval.every=0")
-SCRATCH = {"name": "decoder", "d_model": 256, "num_layers": 2, "num_heads": 4, "qk_norm": True, "embed_scale": 50.0}
 PRETRAIN_TFLOP = 6.0  # of each trunk of `rtd`
 Row = dict[str, Any]
 
@@ -162,18 +162,13 @@ def blimp(args: argparse.Namespace) -> list[Row]:
     return [{"what": "BLiMP pairs (6,700), % right", "found": right, "floor": "chance 50.0, 5-gram 61", "to_reach": "≥ 62"}]
 
 
-def share_of(name: str) -> float:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") / 2**64
-
-
 def polarity_data(args: argparse.Namespace) -> tuple[Path, list[str]]:
     """(folder, words of a pretraining config): the sentences in three parts, and text to pretrain on, written as they are: in
     lower case, with spaces around punctuation. The text is novels, speeches, encyclopedia, and the training part's sentences."""
     folder = (args.out / "polarity").absolute()
     parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     for row in read_jsonl(args.data / "tasks" / "sentence_polarity.train.jsonl.gz"):
-        share = share_of(row["text"])
-        parts["test" if share < 0.2 else "validation" if share < 0.3 else "train"].append(row)
+        parts["test" if held_out(row["text"], 0.2) else "validation" if held_out(row["text"], 0.3) else "train"].append(row)
     for split, rows in parts.items():
         write_jsonl(folder / f"{split}.jsonl", rows)
     prose = [
@@ -212,10 +207,8 @@ def finetuned(folder: Path, start: Path | None, out: Path, seeds: int, *words: s
 
 
 def mean_and_interval(values: list[float]) -> str:
-    mean = 100 * statistics.mean(values)
-    if len(values) not in T_95:
-        return f"{mean:.2f}"
-    return f"{mean:.2f} ± {100 * T_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5:.2f}"
+    mean, half = finetune.mean_interval(values)
+    return f"{100 * mean:.2f}" + ("" if math.isnan(half) else f" ± {100 * half:.2f}")
 
 
 def naive_bayes(folder: Path) -> float:
@@ -236,7 +229,8 @@ def naive_bayes(folder: Path) -> float:
 def polarity(args: argparse.Namespace) -> list[Row]:
     folder, words = polarity_data(args)
     run("train", f"--config={ROOT}/configs/polarity.py:causal", *words, f"--workdir={folder}/causal")
-    model = [f"--config.model.{key}={value}" for key, value in SCRATCH.items()]
+    same = configs.load(f"{ROOT}/configs/polarity.py:causal").values["model"]
+    model = [f"--config.model.{key}={value}" for key, value in same.items()]
     pretrained = finetuned(folder, folder / "causal", folder / "from-causal", args.seeds)
     scratch = finetuned(folder, None, folder / "from-scratch", args.seeds, *model)
     gain = statistics.mean(pretrained) - statistics.mean(scratch)

@@ -11,7 +11,6 @@ trained on four fifths of the sentences, scored on the rest, split by seed. Besi
 import argparse
 import gzip
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from pretrainx.core.logs import log
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.models.skeleton import Params, Skeleton
 from pretrainx.train import experiment as experiments
-from pretrainx.train import loop
+from pretrainx.train import finetune, loop
 
 LENGTH, BATCH, L2 = 192, 128, 1e-3
 TRUNKS = {"masked": "small:masked", "replaced_token": "small:replaced_token"}
@@ -56,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
                 log(f"seed {seed}: {kind} {accuracy:.4f}")
     result: dict[str, Any] = {"accuracy": found}
     for kind, values in found.items():
-        half = 2.776 * statistics.stdev(values) / len(values) ** 0.5 if len(values) == 5 else float("nan")  # t, 4 degrees of freedom
-        print(f"{kind:<28} {100 * statistics.mean(values):5.2f} % +- {100 * half:.2f}  ({', '.join(f'{100 * v:.2f}' for v in values)})")
+        mean, half = finetune.mean_interval(values)
+        print(f"{kind:<28} {100 * mean:5.2f} % +- {100 * half:.2f}  ({', '.join(f'{100 * v:.2f}' for v in values)})")
     if args.json:
         cli.print_json(result)
     return 0

@@ -33,9 +33,6 @@ class Counts:
     characters_replaced: int = 0
     blank: int = 0  # empty lines and empty texts, which are no documents
 
-    def as_dict(self) -> dict[str, int]:
-        return dict(self.__dict__)
-
 
 @dataclass(frozen=True)
 class Format:

@@ -11,13 +11,6 @@ def any_marked(characters: np.ndarray, bounds: np.ndarray, classes: np.ndarray) 
     return out
 
 
-def any_of(characters: np.ndarray, bounds: np.ndarray, classes: np.ndarray, mask: int) -> np.ndarray:
-    """bool[documents]: whether any character's class has a bit of `mask`."""
-    out = np.zeros(len(bounds) - 1, np.bool_)
-    _look_for(characters, bounds, classes, np.uint8(mask), out)
-    return out
-
-
 @njit(cache=True)
 def _look(characters, bounds, classes, out):
     for document in range(len(bounds) - 1):
@@ -29,12 +22,3 @@ def _look(characters, bounds, classes, out):
                 out[document] = True
                 break
             before = here
-
-
-@njit(cache=True)
-def _look_for(characters, bounds, classes, mask, out):
-    for document in range(len(bounds) - 1):
-        for position in range(bounds[document], bounds[document + 1]):
-            if classes[characters[position]] & mask:
-                out[document] = True
-                break
