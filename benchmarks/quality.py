@@ -5,7 +5,7 @@
 Needs pretrainx[tasks], 2 CPU cores and an hour and a half. Parts:
   shakespeare  nats a character on the whole validation set (the last tenth): nanoGPT's recipe, and ours at the same FLOPs
   novels       bits per byte on a novel that was set aside (Treasure Island), after training on the other nine
-  blimp        minimal pairs of English grammar, scored by the model of `novels`, which never saw them
+  blimp        minimal pairs of English grammar, scored by a decoder trained on sentences of novels, speeches, articles and reviews
   polarity     sentences told apart as praise or blame: fine-tuned from a model pretrained here, and the same network from scratch
   rtd          masked and replaced-token pretraining for equal FLOPs, both fine-tuned on `polarity`
 
@@ -128,8 +128,7 @@ def shakespeare(args: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def novels_run(args: argparse.Namespace) -> tuple[Path, list[str]]:
-    """(folder of the run, words that name it), trained if it is not there."""
+def novels(args: argparse.Namespace) -> list[Row]:
     folder = (args.out / "novels").absolute()
     chapters = [row | {"id": str(row["id"])} for row in read_jsonl(args.data / "pretrain" / "standardebooks.jsonl.gz")]
     held = [row for row in chapters if row["id"].startswith(HELD_OUT)]
@@ -143,12 +142,7 @@ def novels_run(args: argparse.Namespace) -> tuple[Path, list[str]]:
         run("train_vocabulary", *words, "--size=4096")
     run("cache_tasks", *words)
     run("train", *words, f"--workdir={folder}/run")
-    return folder / "run", words
-
-
-def novels(args: argparse.Namespace) -> list[Row]:
-    folder, words = novels_run(args)
-    found = run("evaluate", *words, f"--workdir={folder}")
+    found = run("evaluate", *words, f"--workdir={folder}/run")
     counted = found["eval/novels/ngram_6/bits_per_byte"]
     floor = f"a counted 6-gram of the same text {counted:.3f}"
     return [{"what": "novels, bits per byte on Treasure Island", "found": f"{found['eval/novels/bits_per_byte']:.3f}", "floor": floor,
@@ -156,10 +150,35 @@ def novels(args: argparse.Namespace) -> list[Row]:
 
 
 def blimp(args: argparse.Namespace) -> list[Row]:
-    folder, _ = novels_run(args)
-    found = run("score_choices", f"--workdir={folder}", "--tasks", f"blimp={args.data / 'tasks' / 'blimp.dev.jsonl.gz'}")
-    right = f"{100 * found['eval/blimp/accuracy']:.1f}"
+    folder = (args.out / "grammar").absolute()
+    texts = [row["text"] for name in ("standardebooks", "us_speeches") for row in read_jsonl(args.data / "pretrain" / f"{name}.jsonl.gz")]
+    spaced = [read_gz(args.data / "pretrain" / "wikitext2.valid.txt.gz")]
+    spaced += [row["text"] for row in read_jsonl(args.data / "tasks" / "movie_reviews.train.jsonl.gz")]
+    found = [sentence for text in (*texts, *map(like_print, spaced)) for sentence in sentences(text)]
+    write_jsonl(folder / "sentences.jsonl", [{"id": f"{i}", "text": text} for i, text in enumerate(found)])
+    words = [f"--config={ROOT}/configs/grammar.py", f"--config.data.corpora.sentences.files={folder}/sentences.jsonl"]
+    words += [f"--config.data.vocabulary={folder}/vocabulary-1024.model", f"--config.data.cache_dir={folder}/cache"]
+    if not (folder / "vocabulary-1024.model").exists():
+        run("train_vocabulary", *words, "--size=1024")
+    run("cache_tasks", *words)
+    run("train", *words, f"--workdir={folder}/run")
+    scored = run("score_choices", f"--workdir={folder}/run", "--tasks", f"blimp={args.data / 'tasks' / 'blimp.dev.jsonl.gz'}")
+    right = f"{100 * scored['eval/blimp/accuracy']:.1f}"
     return [{"what": "BLiMP pairs (6,700), % right", "found": right, "floor": "chance 50.0, 5-gram 61", "to_reach": "≥ 62"}]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of prose, one by one, without quotation marks; what has no end of a sentence (a title, a list) is left out."""
+    parts = re.split(r"(?<=[.!?])[')]* +(?=['(]*[A-Z])|\n+", plain_quotes(text).replace('"', " "))
+    cleaned = (re.sub(r"\s+", " ", re.sub(r" +([,.!?])", r"\1", part)).strip(" ()") for part in parts)
+    return [part for part in cleaned if part.endswith((".", "?", "!")) and 2 < part.count(" ") < 60 and "<unk>" not in part]
+
+
+def like_print(text: str) -> str:
+    """Text with spaces around its punctuation, as print has it: a capital at the beginning of a sentence, and no such space."""
+    text = re.sub(r" ([.,!?;:)])", r"\1", re.sub(r"\( ", "(", text)).replace(" @-@ ", "-").replace(" 's", "'s")
+    text = re.sub(r"\bi\b(?!\.)", "I", text)
+    return re.sub(r"(^|[.!?][\"')]* +|\n *)([a-z])", lambda found: found[1] + found[2].upper(), text)
 
 
 def polarity_data(args: argparse.Namespace) -> tuple[Path, list[str]]:
@@ -190,9 +209,13 @@ def polarity_data(args: argparse.Namespace) -> tuple[Path, list[str]]:
 
 
 def like_sentences(text: str) -> str:
+    return re.sub(r' *([.,!?;:()"]) *', r" \1 ", plain_quotes(text).lower()).replace("  ", " ")
+
+
+def plain_quotes(text: str) -> str:
     for curly, plain in (("’", "'"), ("‘", "'"), ("“", '"'), ("”", '"'), ("—", " -- ")):
         text = text.replace(curly, plain)
-    return re.sub(r' *([.,!?;:()"]) *', r" \1 ", text.lower()).replace("  ", " ")
+    return text
 
 
 def finetuned(folder: Path, start: Path | None, out: Path, seeds: int, *words: str) -> list[float]:
