@@ -183,7 +183,8 @@ def like_print(text: str) -> str:
 
 def polarity_data(args: argparse.Namespace) -> tuple[Path, list[str]]:
     """(folder, words of a pretraining config): the sentences in three parts, and text to pretrain on, written as they are: in
-    lower case, with spaces around punctuation. The text is novels, speeches, encyclopedia, and the training part's sentences."""
+    lower case, with spaces around punctuation. The text is novels, speeches, encyclopedia, and passages
+    of modern fiction (LAMBADA's), and the training part's sentences."""
     folder = (args.out / "polarity").absolute()
     parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     for row in read_jsonl(args.data / "tasks" / "sentence_polarity.train.jsonl.gz"):
@@ -197,6 +198,8 @@ def polarity_data(args: argparse.Namespace) -> tuple[Path, list[str]]:
     ]
     articles = re.split(r"\n(?= = [^=])", read_gz(args.data / "pretrain" / "wikitext2.valid.txt.gz"))
     prose += [{"id": f"wikitext/{i}", "text": like_sentences(text)} for i, text in enumerate(articles) if text.strip()]
+    passages = read_gz(args.data / "tasks" / "lambada_dev_plain.txt.gz").splitlines()
+    prose += [{"id": f"lambada/{i}", "text": like_sentences(text)} for i, text in enumerate(passages)]
     write_jsonl(folder / "prose.jsonl", prose)
     own = [row["text"] for row in parts["train"]]
     write_jsonl(folder / "sentences.jsonl", [{"id": f"own/{i}", "text": "\n".join(own[i : i + 50])} for i in range(0, len(own), 50)])
