@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"--{name} {getattr(args, name)}: accepted are {least} and above")
     if not command:
         raise InputError("no command: write it after --, such as: supervise.py -- python tools/train.py --config=... --workdir=...")
+    if any(word.startswith("--rewind_to") for word in command):
+        raise InputError("--rewind_to in a supervised command would go back at every start; run it once by itself")
     folder = args.folder or supervise.workdir_of(command)
     if folder is None:
         raise InputError("the command has no --workdir, so its progress cannot be followed; give it one, or name --folder=DIR")

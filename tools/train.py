@@ -15,11 +15,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workdir", type=Path, help="folder of the run (default: runs/<config name>)")
     parser.add_argument("--json", action="store_true", help="print the closing numbers as one JSON object on stdout")
     parser.add_argument("--allow_change", action="append", default=[], metavar="PATH", help="a config path that may differ on resume")
+    parser.add_argument("--rewind_to", type=int, metavar="STEP", help="put checkpoints after this one aside, and go on from it (0: anew)")
     cli.add_process_flags(parser)
     args, config = cli.parse_config_args(parser, argv)
 
     from pretrainx.parallel import multihost  # JAX is imported only when the command line is right
-    from pretrainx.train import experiment, loop
+    from pretrainx.train import checkpoint, experiment, loop
 
     checked = experiment.load(config)
     multihost.start(args.coordinator, args.num_processes, args.process_id)
@@ -27,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     lock = files.locked(folder) if multihost.is_first() else None
     if lock:
         lock.__enter__()  # held until the process ends, however it ends
+    if args.rewind_to is not None and lock:
+        checkpoint.rewind((folder / "checkpoints").resolve(), args.rewind_to)
+    multihost.sum_over_processes(0, 8)  # no process looks at the checkpoints before the first has put them in order
     result = loop.train(loop.prepare(checked, folder, args.allow_change))
     if args.json and multihost.is_first():
         cli.print_json(result)

@@ -7,6 +7,7 @@ EXIT_BAD_INPUT = 2
 EXIT_GUARD = 3
 EXIT_SAVE_FAILED = 1  # as of any other failure that running the command again may mend
 EXIT_INTERRUPTED = 75
+EXIT_WATCHDOG = 76  # a process was lost or hung; running the command again goes on from the last checkpoint
 
 
 class InputError(Exception):

@@ -77,7 +77,17 @@ class Train:
     param_dtype: DType = "float32"
     grad_accum: Positive = 1
     loss_weights: dict[str, float] = field(default_factory=dict)  # by objective, default 1
-    max_bad_steps: Positive = 5  # non-finite steps in a row that stop the run with exit code 3
+    max_bad_steps: Positive = 5  # refused steps in a row that stop the run with exit code 3
+    # What follows a loss that is finite and far above the past ones: "log" says it, "skip" refuses the step's update, "rewind" goes
+    # back to the last checkpoint and leaves out the rows of the step.
+    spike_policy: Literal["log", "skip", "rewind"] = "log"
+    spike_window: Annotated[int, Range(ge=8)] = 64  # past losses that a loss is compared with
+    spike_deviations: Annotated[float, Range(gt=0)] = 10.0  # robust standard deviations above their median that make a spike
+    spike_reach: Positive = 1  # steps whose rows a rewind leaves out: the spike's and those before it
+    max_rewinds: Positive = 3  # to one checkpoint; one more spike stops the run with exit code 3
+    skip_rows: str = ""  # list of rows that are not fed, as tools/autopsy.py writes it
+    recheck_every: Count = 0  # steps between two that are computed twice and compared bit for bit; 0: never
+    watchdog_seconds: Annotated[float, Range(ge=0)] = 0.0  # without a step, evaluation or save coming to its end, the run stops; 0: never
 
 
 @dataclass(frozen=True)

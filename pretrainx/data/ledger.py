@@ -87,7 +87,7 @@ def describe_step(mixture: Mixture, step: int, batch_size: int, local_rows: Sequ
     sums of the processes' parts add up to it, as those of steps add up to the `rows_sha256` of `train --json`.
     """
     places = np.arange(batch_size) if local_rows is None else np.asarray(local_rows, np.int64)
-    every = mixture.order().rows(step * batch_size, (step + 1) * batch_size)
+    every = mixture.skips.rows(mixture.order(), step * batch_size, (step + 1) * batch_size)
     mine = Rows(*(getattr(every, field)[places] for field in ("number", "source", "epoch", "window")))
     features = RowBuilder(mixture).build(mine)
     rows = []
@@ -151,19 +151,21 @@ def sightings(mixture: Mixture, documents: Iterable[tuple[str, Document]], batch
     for number, (corpus, document) in enumerate(documents):
         for index, source in enumerate(mixture.sources):
             if source.corpus == corpus:
-                found += _sightings(order, index, source, number, document, batch_size, steps)
+                found += _sightings(mixture, order, index, number, document, batch_size, steps)
     return sorted(found, key=lambda s: (s.step, s.row, s.start))
 
 
 def _sightings(
-    order: Order, index: int, source: Source, number: int, document: Document, batch_size: int, steps: int
+    mixture: Mixture, order: Order, index: int, number: int, document: Document, batch_size: int, steps: int
 ) -> Iterator[Sighting]:
+    source = mixture.sources[index]
     document = source.windows.cache.document(document.index, source.windows.feature)
     for window in source.windows.touching(document):
         start, stop = source.windows.span(window)
         first, last = max(start, document.start) - document.start, min(stop, document.end) - document.start
-        for epoch, row in enumerate(order.find(index, window, steps * batch_size)):
-            yield Sighting(row // batch_size, row % batch_size, source.name, epoch, window, number, first, last)
+        for epoch, row in enumerate(order.find(index, window, mixture.skips.number(steps * batch_size))):
+            if (place := mixture.skips.place(row)) is not None:
+                yield Sighting(place // batch_size, place % batch_size, source.name, epoch, window, number, first, last)
 
 
 def _caches(mixture: Mixture) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """From a mixture to batches: opens the caches, builds each process's rows of a step, and reads ahead.
 
-The global batch of step s is rows [s * batch_size, (s + 1) * batch_size) of the order. A process builds the rows that
-its devices hold, so the batch does not depend on how many processes there are. The loader's whole state is the step.
+The global batch of step s is rows [s * batch_size, (s + 1) * batch_size) of the order, without those that are left out
+(data/skips.py). A process builds the rows that its devices hold, so the batch does not depend on how many processes there
+are. The loader's whole state is the step.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from pretrainx.data.cache import TokenCache, locate
 from pretrainx.data.mixture_spec import parse_mixture
 from pretrainx.data.order import Order, Rows
 from pretrainx.data.records import Records
+from pretrainx.data.skips import NONE, Skips
 from pretrainx.data.windows import Windows
 from pretrainx.objectives.examples import fill, joint_spec, make_objective, randomness
 from pretrainx.objectives.interface import Features, Objective
@@ -51,6 +53,7 @@ class Mixture:
     seed: int
     sequence_length: int
     options: dict[str, dict[str, Any]]  # arguments by objective name
+    skips: Skips = NONE  # rows that are not fed
 
     @property
     def objectives(self) -> dict[str, Objective]:
@@ -232,7 +235,7 @@ class _Steps:
 
     def __getitem__(self, step: Any) -> Batch:
         step = int(step)
-        every = self.order.rows(step * self.batch_size, (step + 1) * self.batch_size)
+        every = self.builder.mixture.skips.rows(self.order, step * self.batch_size, (step + 1) * self.batch_size)
         mine = Rows(*(getattr(every, f)[self.local_rows] for f in ("number", "source", "epoch", "window")))
         features = self.builder.build(mine)
         return Batch(step, mine, features, rows_digest(mine.number, features))

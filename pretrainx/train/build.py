@@ -27,6 +27,7 @@ from pretrainx.optim import build as optimizers
 from pretrainx.optim import schedules
 from pretrainx.parallel import layouts, mesh
 from pretrainx.parallel.shard import Dims, Partitioner
+from pretrainx.train import spikes
 from pretrainx.train import state as states
 from pretrainx.train.experiment import Experiment, Lengths, lengths, with_vocabulary
 from pretrainx.train.state import State
@@ -133,6 +134,8 @@ def assemble(
         optimizers.trainable(skeleton.dims, optim.trainable) if optim.trainable else None,
         experiment.train.seed,
     )  # fmt: skip
+    if experiment.train.spike_policy == "skip":
+        step, batch_spec = spikes.refusing(step), batch_spec | {spikes.LIMIT: ((experiment.train.batch_size,), np.dtype(np.float32))}
     return Program(experiment, vocabulary, durations, skeleton.partitioner, skeleton, objectives, tx, batch_spec, step)
 
 

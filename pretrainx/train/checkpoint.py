@@ -23,6 +23,7 @@ from pretrainx.train.state import State
 ITEMS = ("params", "rest", "facts")
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 QUARANTINE = "damaged_checkpoints"  # in the run's folder
+ASIDE = "set_aside_checkpoints"  # what tools/train.py --rewind_to moved
 
 
 class Checkpoints:
@@ -83,12 +84,7 @@ class Checkpoints:
         return 0 if found is None else found + 1, bool(wrong) and not self.read_only
 
     def _quarantine(self, step: int) -> Path:
-        """Moves a checkpoint out of the way, and gives its new place; nothing is ever overwritten there."""
-        places = (self.folder.parent / QUARANTINE / (str(step) + (f".{n}" if n else "")) for n in range(1 << 20))
-        place = next(p for p in places if not p.exists())
-        place.parent.mkdir(exist_ok=True)
-        (self.folder / str(step)).rename(place)
-        return place
+        return move(self.folder, step, QUARANTINE)
 
     def steps(self) -> list[int]:
         """Committed steps, oldest first, damaged or not."""
@@ -220,6 +216,33 @@ class Checkpoints:
             self._manager.close()
         if self._error is not None:
             raise self._error
+
+
+def move(folder: Path, step: int, name: str) -> Path:
+    """Moves a checkpoint into a folder beside, and gives its new place; nothing is ever overwritten there."""
+    places = (folder.parent / name / (str(step) + (f".{n}" if n else "")) for n in range(1 << 20))
+    place = next(p for p in places if not p.exists())
+    place.parent.mkdir(exist_ok=True)
+    (folder / str(step)).rename(place)
+    return place
+
+
+def rewind(folder: Path, step: int) -> list[int]:
+    """The steps whose checkpoints were put aside, so that the run goes on from the one of `step` (0: from its start).
+
+    Raises:
+      InputError: there is no checkpoint of that step, or it is damaged.
+    """
+    checkpoints = Checkpoints(folder, read_only=True)
+    there = checkpoints.steps()
+    if step and step not in there:
+        raise InputError(f"--rewind_to {step}: no checkpoint of that step in {folder}; accepted: {', '.join(map(str, [0, *there]))}")
+    if step and (what := digests.problem(folder / str(step))):
+        raise InputError(f"--rewind_to {step}: that checkpoint is damaged: {what}")
+    newer = [other for other in there if other > step]
+    for other in reversed(newer):  # the newest first: killed here, what is left is a run that stands earlier, not one with a gap
+        log(f"the checkpoint of step {other} is put aside in {move(folder, other, ASIDE)}")
+    return newer
 
 
 def _path_class(checkpoints: Checkpoints) -> type[ocp.path.atomicity.AtomicRenameTemporaryPath]:

@@ -17,13 +17,14 @@ import numpy as np
 
 from pretrainx.core import files, logs
 from pretrainx.core.chips import peak_flops
-from pretrainx.core.errors import GuardStop, Interrupted
+from pretrainx.core.errors import GuardStop, InputError, Interrupted
 from pretrainx.core.logs import log
+from pretrainx.data import skips
 from pretrainx.data.loader import DIGEST_BITS, Batch, Mixture, RowBuilder, batches, open_mixture
 from pretrainx.evaluate.perplexity import Evaluator
 from pretrainx.parallel import multihost
 from pretrainx.tasks import corpora
-from pretrainx.train import build, curves, describe, resume, warm_start
+from pretrainx.train import build, curves, describe, maintenance, recheck, resume, spikes, warm_start
 from pretrainx.train import state as states
 from pretrainx.train.build import Program
 from pretrainx.train.checkpoint import Checkpoints
@@ -31,7 +32,9 @@ from pretrainx.train.experiment import Experiment
 from pretrainx.train.progress import Progress
 from pretrainx.train.report import Reporter, evaluated, keep_until
 from pretrainx.train.signals import Signals
+from pretrainx.train.spikes import Rewind, Rewinds, Spikes
 from pretrainx.train.state import State
+from pretrainx.train.watchdog import Watchdog
 
 
 @dataclass
@@ -45,6 +48,8 @@ class Run:
     folder: Path
     checkpoints: Checkpoints
     facts: dict[str, Any]  # identity and config, as each checkpoint keeps them
+    spikes: Spikes
+    compiled: Any = None
     state: State | None = None
     step: int = 0
     rows_digest: int = 0  # of all rows fed, over all processes, up to the last save; this process's own since then
@@ -68,20 +73,65 @@ def prepare(experiment: Experiment, folder: Path, allowed: Iterable[str] = ()) -
     }
     facts = {"identity": identity, "config": experiment.resolved(), "vocabulary": mixture.vocabulary.describe()}
     facts["config"] = json.loads(json.dumps(facts["config"]))  # tuples become lists, as they do on disk
-    run = Run(program, builder, mixture, held_out, folder, checkpoints, facts)
+    run = Run(program, builder, mixture, held_out, folder, checkpoints, facts, Spikes(experiment.train))
     latest = checkpoints.latest()
+    saved = None
     if latest is not None:
         saved = resume.facts(checkpoints, latest)
         for line in resume.check(folder, saved, facts["config"], identity, allowed, experiment.defaults()):
             log(f"changed since the checkpoint: {line}")
-        run.step, run.pending, run.loss = latest, saved["pending"], saved["loss"]
-        run.rows_digest = int(saved["rows_sha256"], 16) if multihost.is_first() else 0
+    stand_at(run, latest or 0, saved)
+    if experiment.train.skip_rows:
+        leave_out(run, skips.read(experiment.train.skip_rows))
     return run
+
+
+def stand_at(run: Run, step: int, saved: dict[str, Any] | None) -> None:
+    """Puts the run to a checkpoint's step with the facts of it, or to its start."""
+    train, first = run.program.experiment.train, multihost.is_first()
+    facts = saved or {"pending": [], "loss": None, "rows_sha256": "0", "losses": [], "spikes": 0, "skip_rows": skips.NONE}
+    run.step, run.pending, run.loss, run.state = step, facts["pending"], facts["loss"], None
+    run.rows_digest = int(facts["rows_sha256"], 16) if first else 0
+    run.spikes = spikes.restored(train, facts, run.folder / spikes.JOURNAL if first else None)
+    feed_without(run, facts["skip_rows"])
+
+
+def feed_without(run: Run, rows: skips.Skips) -> None:
+    """Lets the run be fed its order without these rows: all of them, those that it has passed too."""
+    run.mixture = replace(run.mixture, skips=rows)
+    run.builder = RowBuilder(run.mixture)
+
+
+def leave_out(run: Run, rows: skips.Skips) -> None:
+    """From the run's step on, these rows are not fed either."""
+    old = run.mixture.skips
+    new = old.with_rows(rows, run.step * run.program.experiment.train.batch_size)
+    feed_without(run, new)
+    if len(new) > len(old):
+        log(f"rows left out from step {run.step} on: {len(new) - len(old):,} more ({len(new):,} in all)")
+
+
+def go_back(run: Run, spike: Rewind, rewinds: Rewinds) -> None:
+    """Puts the run back to its last checkpoint, and leaves out what it was fed where the loss spiked.
+
+    Raises:
+      GuardStop: it went back there often enough.
+    """
+    train = run.program.experiment.train
+    run.checkpoints.collect(wait=True)
+    base = run.checkpoints.latest()
+    rewinds.require(spike.step, base or 0)
+    left_out = run.mixture.skips
+    cause = spikes.rows_of(left_out, max(spike.step - train.spike_reach, base or 0), spike.step, train.batch_size)
+    stand_at(run, base or 0, None if base is None else resume.facts(run.checkpoints, base))
+    feed_without(run, left_out)  # with what earlier rewinds to this checkpoint found
+    leave_out(run, cause)
 
 
 def to_device(program: Program, rows: np.ndarray, batch_size: int) -> Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]:
     """Puts this process's rows of a batch (or more of its rows) onto its devices, as part of the global batch."""
-    return lambda local: multihost.to_global(local, rows, batch_size, program.batch_shardings)
+    shardings = program.batch_shardings
+    return lambda local: multihost.to_global(local, rows, batch_size, {name: shardings[name] for name in local})
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -92,12 +142,29 @@ def train(run: Run) -> dict[str, Any]:
       GuardStop: too many non-finite steps in a row, with the last good state saved.
       SaveFailed: the last save came to nothing; those before it that failed were logged and counted.
     """
+    if run.step >= run.program.lengths.stop_at:
+        log(f"nothing to do: {run.folder} is at step {run.step} of {run.program.lengths.steps}; its results lie there")
+    train = run.program.experiment.train
+    progress, signals, rewinds = Progress(run.folder if multihost.is_first() else None, run.step), Signals(), Rewinds(train)
+    with Watchdog(run.folder, train.watchdog_seconds, progress.where), maintenance.watched(signals.ask):
+        while True:
+            try:
+                return stretch(run, progress, signals)
+            except Rewind as spike:
+                go_back(run, spike, rewinds)
+
+
+def stretch(run: Run, progress: Progress, signals: Signals) -> dict[str, Any]:
+    """As `train`, from the checkpoint that the run stands at.
+
+    Raises:
+      Rewind: the loss spiked, and the config wants to go back.
+    """
     program, lengths, batch_size = run.program, run.program.lengths, run.program.experiment.train.batch_size
     experiment = program.experiment
-    if run.step >= lengths.stop_at:
-        log(f"nothing to do: {run.folder} is at step {run.step} of {lengths.steps}; its results lie there")
     with logs_of(run) as reporter:
-        compiled = describe.compile_and_say(program, run.mixture)
+        run.compiled = run.compiled or describe.compile_and_say(program, run.mixture)
+        advance = recheck.checked(run.compiled, program, experiment.train.recheck_every)
         if run.step:
             log(f"resuming {run.folder} at step {run.step} of {lengths.steps}")
             run.state = run.checkpoints.restore(run.step, program.abstract_state, program.state_shardings)
@@ -105,7 +172,6 @@ def train(run: Run) -> dict[str, Any]:
             run.state = first_state(program)
         rows = multihost.local_rows(program.partitioner.batch(), batch_size)
         put = to_device(program, rows, batch_size)
-        progress = Progress(run.folder if multihost.is_first() else None, run.step)
         score = scorer(run, reporter)
         if score and run.step and evaluation_owed(run):
             score(run.step)
@@ -118,15 +184,18 @@ def train(run: Run) -> dict[str, Any]:
         progress.ready()
         metrics: dict[str, Any] = {}
         stopping = False
-        with Signals() as signals:
+        with signals:
             while run.step < lengths.stop_at and not stopping:
                 waiting = time.perf_counter()
                 with progress.spent("data"):
-                    batch = next(source)
+                    batch = next_batch(run, source, reporter)
                 waited = time.perf_counter() - waiting
                 on_device = put(batch.features)
                 jax.block_until_ready(metrics)  # at most one step runs while the next is prepared
-                run.state, metrics = compiled(run.state, on_device)
+                if spikes.LIMIT in program.batch_spec:  # which follows from the losses of all steps before
+                    reporter.flush()
+                    on_device |= put(spikes.limit_feature(run.spikes, len(rows)))
+                run.state, metrics = advance(run.step + 1, run.state, on_device)
                 run.step += 1
                 run.rows_digest += batch.digest
                 reporter.step(run.step, metrics, waited)
@@ -148,7 +217,8 @@ def train(run: Run) -> dict[str, Any]:
                 progress.stepped(run.step, run.checkpoints.committed, at_once=True)
         if (bad := bad_steps(reporter)) >= experiment.train.max_bad_steps:
             raise GuardStop(
-                f"{bad} steps in a row had a loss or gradient that is not finite; the state before them is saved at step {run.step}"
+                f"{bad} steps in a row were refused (a loss or gradient that is not finite, or a spike); the state before them is saved at "
+                f"step {run.step}"
             )
         if stopping:
             raise Interrupted(f"{signals.caught or 'another process'} at step {run.step}; saved, run the same command again to go on")
@@ -161,11 +231,25 @@ def train(run: Run) -> dict[str, Any]:
         "seconds": seconds,
         "tokens_per_second": (run.step - first_step) * batch_size * experiment.data.sequence_length / max(seconds, 1e-9),
         "skipped": int(run.state.skipped),
+        "spikes": run.spikes.count,
+        "rows_left_out": len(run.mixture.skips),
         "params": program.skeleton.num_params,
         "state_sha256": states.sha256(run.state),
         "rows_sha256": total_rows(run),
         "workdir": str(run.folder),
     }
+
+
+def next_batch(run: Run, source: Iterator[Batch], reporter: Reporter) -> Batch:
+    """The next batch. Where the data cannot be read any more, a run of one process saves what it has learned before it ends."""
+    try:
+        return next(source)
+    except InputError as error:
+        if jax.process_count() == 1 and run.step and run.step not in run.checkpoints.steps():
+            log(f"the data of step {run.step + 1} cannot be read; saving first")
+            save(run, reporter)
+            run.checkpoints.close()
+        raise error
 
 
 def first_state(program: Program) -> State:
@@ -225,6 +309,7 @@ def save(run: Run, reporter: Reporter) -> None:
     reporter.flush()
     assert run.state is not None
     facts = run.facts | {"pending": reporter.pending, "rows_sha256": total_rows(run), "loss": reporter.last.get("loss", run.loss)}
+    facts |= run.spikes.facts() | {"skip_rows": run.mixture.skips.to_json()}
     run.checkpoints.save(run.state, run.step, facts)
 
 
@@ -264,7 +349,7 @@ def logs_of(run: Run) -> Iterator[Reporter]:
         run.folder if first else None, every=program.lengths.log_every, total=program.lengths.steps,
         tokens_per_step=program.tokens_per_step,
         flops_per_step=program.flops_per_step,
-        peak=peak * len(devices) if peak else None, tensorboard=experiment.log.tensorboard,
+        peak=peak * len(devices) if peak else None, tensorboard=experiment.log.tensorboard, watch=run.spikes.observe,
     )  # fmt: skip
     reporter.pending = list(run.pending)
     with logs.tee(run.folder / "log.txt") if first else nullcontext():

@@ -25,24 +25,31 @@ class Progress:
         self.folder, self.first_step, self.step, self.saved = folder, step, step, step
         self.seconds = dict.fromkeys(CAUSES, 0.0)
         self._ready = self._written = 0.0
+        self._phase, self._moved = "step", time.monotonic()
 
     def ready(self) -> None:
         """All is compiled and restored: steps begin here."""
-        self._ready = time.time()
+        self._ready, self._moved = time.time(), time.monotonic()
         self.write()
+
+    def where(self) -> tuple[int, str, float | None]:
+        """(step, what the main thread is at, seconds since it last came to the end of anything; None before the first step)."""
+        return self.step, self._phase if self._ready else "start-up", time.monotonic() - self._moved if self._ready else None
 
     @contextlib.contextmanager
     def spent(self, cause: str) -> Iterator[None]:
         """Counts the time inside for a cause."""
-        start = time.monotonic()
+        start = self._moved = time.monotonic()
+        self._phase = cause
         try:
             yield
         finally:
-            self.seconds[cause] += time.monotonic() - start
+            self._phase, self._moved = "step", time.monotonic()
+            self.seconds[cause] += self._moved - start
 
     def stepped(self, step: int, saved: int, at_once: bool = False) -> None:
         """After a step; `saved` is the newest committed one. Writes at most once in EVERY_S, unless `at_once`."""
-        self.step, self.saved = step, saved
+        self.step, self.saved, self._moved = step, saved, time.monotonic()
         if at_once or not 0 <= time.time() - self._written < EVERY_S:  # a clock that was set back must not silence us
             self.write()
 

@@ -40,6 +40,7 @@ class Reporter:
     """Collects each step's metrics as device arrays and reads them a step late, so that no step waits for the host.
 
     `pending` (values since the last report) belongs into the checkpoint: a resumed run then logs the same means.
+    `watch(step, loss)` sees every step's loss once, and says whether it is a spike.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class Reporter:
         flops_per_step: float,
         peak: float | None,
         tensorboard: bool,
+        watch: Callable[[int, float], bool] = lambda step, loss: False,
     ):
         self.every, self.total, self.tokens_per_step = every, total, tokens_per_step
-        self.flops_per_step, self.peak = flops_per_step, peak
+        self.flops_per_step, self.peak, self.watch = flops_per_step, peak, watch
         self.pending: list[dict[str, float]] = []
         self.last: dict[str, float] = {}
         self._unread: list[tuple[int, dict[str, jax.Array]]] = []
@@ -79,6 +81,8 @@ class Reporter:
         while len(self._unread) > keep:
             step, metrics = self._unread.pop(0)
             self.last = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            if self.watch(step, self.last["loss"]):  # in the order of the steps, however late they are read
+                self.write(step, {"train/spike_loss": self.last["loss"]})
             self.pending.append(self.last)
             self._steps_since += 1
             if step % self.every == 0 or step == self.total:

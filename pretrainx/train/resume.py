@@ -6,6 +6,7 @@ from typing import Any
 
 from pretrainx.core.config import leaves
 from pretrainx.core.errors import InputError
+from pretrainx.data import skips
 from pretrainx.train.checkpoint import Checkpoints
 
 # Changes that leave data, model and arithmetic as they were, or that move arrays without changing them.
@@ -36,7 +37,11 @@ def facts(checkpoints: Checkpoints, step: int) -> dict[str, Any]:
     counted = all(isinstance(row, dict) and {"loss", "grad_norm"} <= row.keys() and all(map(_number, row.values())) for row in pending)
     if not (hexadecimal and whole and counted and (loss is None or _number(loss))):
         raise InputError(f"{checkpoints.folder}: the facts of step {step} hold values that no run writes; they are not this program's")
-    return found | {"loss": loss}
+    past, count = found.get("losses", []), found.get("spikes", 0)  # absent from what earlier versions wrote
+    if not (isinstance(past, list) and all(map(_number, past)) and type(count) is int):
+        raise InputError(f"{checkpoints.folder}: the facts of step {step} hold past losses that no run writes; they are not this program's")
+    left_out = skips.parse(found.get("skip_rows", []), f"{checkpoints.folder}: skip_rows of step {step}")
+    return found | {"loss": loss, "losses": past, "spikes": count, "skip_rows": left_out}
 
 
 def _number(value: Any) -> bool:

@@ -32,6 +32,10 @@ class Signals:
             raise Interrupted("second signal: stopped at once; the last checkpoint is whole")
         self.caught = signal.Signals(number).name
 
+    def ask(self, why: str) -> None:
+        """As a first signal does, from another thread; `why` is what the run says when it stops."""
+        self.caught = self.caught or why
+
     def agreed(self) -> bool:
         """Whether any process was asked to stop: all of them must stop after the same step."""
         if jax.process_count() == 1:
