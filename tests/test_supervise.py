@@ -78,6 +78,13 @@ def test_final_codes_are_passed_on(tmp_path: Path, final: int) -> None:
     assert code == final and len(supervisor.attempts) == 1 and waited == []
 
 
+def test_a_watchdogs_end_is_started_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """With back-off, as after a crash; and said as what it is."""
+    code, supervisor, waited = supervised(tmp_path, [(76, 5), (76, 0), (0, 5)])
+    assert code == 0 and len(supervisor.attempts) == 3 and waited == [1.0, 2.0]
+    assert "supervise: a host lost or hung (76) at step 6, saved 5; starting again in 1 s" in capfd.readouterr().err
+
+
 def test_given_up_where_it_gets_no_further(tmp_path: Path) -> None:
     """Two starts move, then the same step fails again and again, once before it even came up."""
     code, supervisor, waited = supervised(tmp_path, [(1, 5), (1, 5), (1, 0), (1, None), (1, 0), (0, 5)], max_stuck=3, first_s=2.0)
@@ -159,6 +166,7 @@ def test_the_folder_is_found(tmp_path: Path) -> None:
     [
         ([], "no command: write it after --"),
         (["--", "true"], "the command has no --workdir"),
+        (["--", "true", "--rewind_to=3", "--workdir=x"], "--rewind_to in a supervised command would go back at every start"),
         (["--max_stuck=0", "--", "true"], "--max_stuck 0: accepted are 1 and above"),
         (["--", "/nowhere/python", "--workdir=HERE"], "cannot be started: No such file"),
     ],

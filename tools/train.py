@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from pretrainx.core import cli, files
+from pretrainx.core.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +32,15 @@ def main(argv: list[str] | None = None) -> int:
     if args.rewind_to is not None and lock:
         checkpoint.rewind((folder / "checkpoints").resolve(), args.rewind_to)
     multihost.sum_over_processes(0, 8)  # no process looks at the checkpoints before the first has put them in order
-    result = loop.train(loop.prepare(checked, folder, args.allow_change))
+    run = loop.prepare(checked, folder, args.allow_change)
+    try:
+        result = loop.train(run)
+    except RuntimeError as error:  # of JAX, at the compile or at a step
+        from pretrainx.plan import out_of_memory
+
+        if not out_of_memory.happened(error):
+            raise
+        raise InputError(out_of_memory.sentence(run.program, error)) from error
     if args.json and multihost.is_first():
         cli.print_json(result)
     return 0

@@ -144,8 +144,8 @@ def examine(folder: Path, step: int, parts_of: int = 8) -> Autopsy:
         parts = [Part(piece, None) for piece in row.documents]
         if place < parts_of:
             parts = told_apart(measured["own_loss"], row, mixture.source(row.source).objective, batch.features, i)
-        loss, share, gradient = (float(measured[name][i]) for name in ("loss", "share", "gradient"))
-        findings.append(Finding(row, loss, share, gradient, float(deviations[i]), tuple(parts)))
+        own = {name: float(measured[name][i]) for name in ("loss", "share", "gradient")}
+        findings.append(Finding(row, deviations=float(deviations[i]), parts=tuple(parts), **own))
     recorded, norm = recorded_spikes(folder).get(step), float(metrics["grad_norm"])
     return Autopsy(folder, step, base, loss, norm, limit, recorded, history, tuple(findings))
 

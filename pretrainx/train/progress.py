@@ -15,6 +15,7 @@ from pretrainx.core import files
 
 NAME = "progress.json"
 CAUSES = ("data", "save", "evaluate")  # what holds a step up, in seconds of the main thread
+STARTUP, STEP = "start-up", "step"
 EVERY_S = 1.0  # at most one write a second: steps may take milliseconds
 
 
@@ -25,16 +26,18 @@ class Progress:
         self.folder, self.first_step, self.step, self.saved = folder, step, step, step
         self.seconds = dict.fromkeys(CAUSES, 0.0)
         self._ready = self._written = 0.0
-        self._phase, self._moved = "step", time.monotonic()
+        self._phase, self._moved = STARTUP, time.monotonic()
+        self._begun = False  # whether a step came to its end
 
     def ready(self) -> None:
         """All is compiled and restored: steps begin here."""
-        self._ready, self._moved = time.time(), time.monotonic()
+        self._ready = time.time()
         self.write()
 
-    def where(self) -> tuple[int, str, float | None]:
-        """(step, what the main thread is at, seconds since it last came to the end of anything; None before the first step)."""
-        return self.step, self._phase if self._ready else "start-up", time.monotonic() - self._moved if self._ready else None
+    def where(self) -> tuple[int, str, float]:
+        """(step, what the main thread is at, seconds since it last came to the end of anything)."""
+        # Its first step waits for the start of all other processes: that is start-up too.
+        return self.step, self._phase if self._begun else STARTUP, time.monotonic() - self._moved
 
     @contextlib.contextmanager
     def spent(self, cause: str) -> Iterator[None]:
@@ -44,12 +47,13 @@ class Progress:
         try:
             yield
         finally:
-            self._phase, self._moved = "step", time.monotonic()
+            self._phase, self._moved = STEP, time.monotonic()
             self.seconds[cause] += self._moved - start
 
     def stepped(self, step: int, saved: int, at_once: bool = False) -> None:
         """After a step; `saved` is the newest committed one. Writes at most once in EVERY_S, unless `at_once`."""
         self.step, self.saved, self._moved = step, saved, time.monotonic()
+        self._phase, self._begun = STEP, True
         if at_once or not 0 <= time.time() - self._written < EVERY_S:  # a clock that was set back must not silence us
             self.write()
 

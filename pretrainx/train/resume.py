@@ -9,13 +9,46 @@ from pretrainx.core.errors import InputError
 from pretrainx.data import skips
 from pretrainx.train.checkpoint import Checkpoints
 
-# Changes that leave data, model and arithmetic as they were, or that move arrays without changing them.
+# What a change of each config value means for a run that has begun. A name that ends in a dot stands for all below it.
+# Free: data, model and arithmetic stay as they were, or arrays move without changing. What `model` copies from `train` follows it.
 FREE = (
-    "mesh.", "layout", "checkpoint.", "eval.", "log.", "train.stop_at", "train.max_bad_steps", "data.prefetch", "data.workers",
-    "data.cache_dir", "data.module", "data.corpora", "data.cache_shards", "data.max_document_bytes", "data.encoding_errors",
-    "data.vocabulary", "data.max_epochs", "data.decontaminated",
-    "model.attention_kernel", "train.remat", "model.remat", "model.scan_layers", "model.loss_chunks",
+    "mesh.", "layout", "checkpoint.", "eval.", "log.",
+    "train.stop_at", "train.max_bad_steps", "train.max_rewinds", "train.recheck_every", "train.watchdog_seconds", "train.remat",
+    "data.prefetch", "data.workers", "data.cache_dir", "data.module", "data.corpora", "data.cache_shards", "data.max_document_bytes",
+    "data.encoding_errors", "data.vocabulary", "data.max_epochs", "data.decontaminated",
+    "model.attention_kernel", "model.remat", "model.dtype", "model.param_dtype", "model.scan_layers", "model.loss_chunks",
 )  # fmt: skip
+# Flagged: another run from here on. --allow_change=PATH says that it is meant.
+FLAGGED = (
+    "init_from", "optim.",
+    "train.steps", "train.batch_size", "train.seed", "train.dtype", "train.param_dtype", "train.grad_accum", "train.loss_weights",
+    "train.spike_policy", "train.spike_window", "train.spike_deviations", "train.spike_reach", "train.skip_rows",
+    "data.mixture", "data.rates", "data.objective", "data.objectives", "data.sequence_length", "data.seed",
+    "model.name", "model.activation", "model.norm_eps", "model.relative_max_distance", "model.rope_theta",
+    "model.attention_scale", "model.attention_softcap", "model.logit_scale", "model.logit_softcap", "model.init_std",
+    "model.depth_scaled_init", "model.embed_init_std", "model.head_init_std", "model.embed_scale", "model.pooling", "model.dropout",
+    "model.lora_alpha",
+)  # fmt: skip
+# Refused: the checkpoint's arrays are of other shapes, so no flag helps. Where a value happens to shape nothing (a table of positions
+# that this model lacks), its change is flagged.
+REFUSED = (
+    "model.vocab_size", "model.d_model", "model.num_layers", "model.num_decoder_layers", "model.num_heads", "model.num_kv_heads",
+    "model.head_dim", "model.mlp_dim", "model.gated_mlp", "model.norm", "model.post_norm", "model.embed_norm", "model.embedding_size",
+    "model.positions", "model.position_offset", "model.max_length", "model.max_block_positions", "model.relative_buckets",
+    "model.num_token_types", "model.use_bias", "model.qk_norm", "model.tied_head", "model.head_transform",
+    "model.heads", "model.max_span", "model.num_classes", "model.class_hidden", "model.lora_rank",
+    "model.lora_targets", "model.generator_size",
+)  # fmt: skip
+# Leaves that are filled in from another, unless they are given: a change of both is that other's.
+FOLLOWS = {
+    "model.max_length": "data.sequence_length", "model.dtype": "train.dtype", "model.param_dtype": "train.param_dtype",
+    "model.remat": "train.remat",
+}  # fmt: skip
+
+
+def free(path: str) -> bool:
+    """Whether a leaf may differ without a word; one that is in no list may not."""
+    return any(path.startswith(name) if name.endswith(".") else path == name or path.startswith(f"{name}.") for name in FREE)
 
 
 def facts(checkpoints: Checkpoints, step: int) -> dict[str, Any]:
@@ -74,11 +107,12 @@ def check(
     require_same(folder, facts["identity"], identity, "model", "vocabulary")
     lines = []
     known, unset = leaves(facts["config"]), leaves(defaults or {})
-    for path, (old, new) in difference(facts["config"], resolved).items():
+    changed = difference(facts["config"], resolved)
+    for path, (old, new) in changed.items():
         if path not in known and path in unset and unset[path] == new:
             continue
         line = f"{path}: {old!r} -> {new!r}"
-        if not path.startswith(FREE) and not any(path == a or path.startswith(a + ".") for a in allowed):
+        if not free(path) and FOLLOWS.get(path) not in changed and not any(path == a or path.startswith(a + ".") for a in allowed):
             raise InputError(
                 f"{folder}: the run was started with another config, {line}; this changes the run, so name it to go on: "
                 f"--allow_change={path} (or use another --workdir)"

@@ -1,7 +1,7 @@
 """A run kept going: restarted with back-off after a crash, given up where it gets no further, with a journal of where time went.
 
 Exit codes of the command are what `core/errors.py` says: 0, 2 (bad input) and 3 (the guard) are final, 75 is a run that was
-interrupted and saved, and everything else, a kill included, is a crash.
+interrupted and saved, and everything else is a crash: a kill, and 76, by which a run ends itself that hangs or lost a host.
 """
 
 import json
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pretrainx.core.errors import EXIT_BAD_INPUT, EXIT_GUARD, EXIT_INTERRUPTED
+from pretrainx.core.errors import EXIT_BAD_INPUT, EXIT_GUARD, EXIT_INTERRUPTED, EXIT_WATCHDOG
 from pretrainx.core.logs import duration, log
 from pretrainx.train import progress
 
@@ -128,7 +128,8 @@ class Supervisor:
                 if len(self.attempts) > self.policy.max_restarts:
                     return self._end(code, f"given up after {self.policy.max_restarts} restarts")
                 pause = 0.0 if code == EXIT_INTERRUPTED else self.policy.backoff(stuck)
-                log(f"supervise: exit code {code} at step {attempt.step}, saved {attempt.saved}; starting again in {pause:g} s")
+                what = "a host lost or hung (76)" if code == EXIT_WATCHDOG else f"exit code {code}"
+                log(f"supervise: {what} at step {attempt.step}, saved {attempt.saved}; starting again in {pause:g} s")
                 self._wait(pause)
                 if self.asked:
                     return self._end(code, f"told to stop by {self.asked}")

@@ -27,6 +27,7 @@ import jax
 from pretrainx.core import files
 from pretrainx.core.errors import EXIT_BAD_INPUT, EXIT_WATCHDOG, GuardStop, InputError, Interrupted
 from pretrainx.core.logs import log
+from pretrainx.train.progress import STARTUP, STEP
 
 HEARTBEATS, STACKS = "heartbeats", "stacks"
 PERIOD_S = 1.0
@@ -34,6 +35,7 @@ LOST_S = 20.0  # of silence; less than the 30 s after which JAX itself ends the 
 SUSPECT_S = 5.0  # of silence, once a collective has failed
 GRACE_S = 5.0  # for a process whose neighbour ended: it may be about to end for the same reason, with a message of its own
 DUMP_S = 3.0  # for the others to write their stacks
+STARTUP_FACTOR = 10  # compiles, restores and waits for all other processes take longer than a step, a save or an evaluation
 DONE = "done"
 
 
@@ -55,9 +57,9 @@ class Peer:
 
 
 class Watchdog:
-    """Runs inside its `with`. `where` gives (step, phase, seconds since the training thread last came on, None before the first step)."""
+    """Runs inside its `with`. `where` gives (step, phase, seconds since the training thread last came on)."""
 
-    def __init__(self, folder: Path, limit_s: float, where: Callable[[], tuple[int, str, float | None]], lost_s: float = LOST_S):
+    def __init__(self, folder: Path, limit_s: float, where: Callable[[], tuple[int, str, float]], lost_s: float = LOST_S):
         self.folder, self.limit_s, self.where, self.lost_s = folder, limit_s, where, lost_s
         self.process, self.count = jax.process_index(), jax.process_count()
         self.peers: dict[int, Peer] = {}
@@ -141,7 +143,8 @@ class Watchdog:
             self._dump()
         if lost := self._silent(self.lost_s):
             self._end(f"{'; '.join(map(described, lost))}; this process {self.process} was at step {step}, {phase}")
-        if self.limit_s and still is not None and still > self.limit_s:
+        limit_s = self.limit_s * (STARTUP_FACTOR if phase == STARTUP else 1)
+        if limit_s and still > limit_s:
             self._dump()
             with contextlib.suppress(OSError):
                 self._asked().touch()
@@ -149,7 +152,7 @@ class Watchdog:
             self._hear()
             self._end(
                 f"process {self.process} hangs at step {step}, {phase}: nothing came to its end for {still:.0f} s (train.watchdog_seconds "
-                f"{self.limit_s:g}); {self._laggard(step, phase)}; the stacks are in {self.folder / STACKS}"
+                f"{self.limit_s:g}{f', {STARTUP_FACTOR} times that before the first step' if phase == STARTUP else ''}); {self._laggard(step, phase)}; the stacks are in {self.folder / STACKS}"
             )
 
     def _laggard(self, step: int, phase: str) -> str:
@@ -158,8 +161,8 @@ class Watchdog:
             return f"it is in: {phase}"
         if silent := self._silent(2.5 * PERIOD_S):
             return "; ".join(map(described, silent))
-        places = {p.name: (p.told["step"], p.told["phase"] == "step") for p in self.peers.values()}
-        places[f"process {self.process}"] = (step, phase == "step")
+        places = {p.name: (p.told["step"], p.told["phase"] == STEP) for p in self.peers.values()}
+        places[f"process {self.process}"] = (step, phase == STEP)
         least = min(places.values())
         behind = [name for name, place in places.items() if place == least]
         return f"behind is {', '.join(behind)} (step {least[0]})" if len(behind) < len(places) else f"all are at step {step}, {phase}"
