@@ -53,6 +53,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
         ({}, ""),
         ({"maintenance-event": (200, b"TERMINATE_ON_HOST_MAINTENANCE\n")}, "maintenance-event TERMINATE_ON_HOST_MAINTENANCE"),
         ({"preempted": (200, b"TRUE")}, "preempted TRUE"),
+        ({"maintenance-event": (200, b"MIGRATE_ON_HOST_MAINTENANCE")}, ""),  # it goes on, after a pause
         ({"maintenance-event": (503, b"busy"), "preempted": (404, b"")}, ""),
         ({"maintenance-event": (200, b"")}, ""),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -19,7 +20,8 @@ from pretrainx.train.progress import Progress
 from pretrainx.train.watchdog import Peer, Watchdog
 
 SECTIONS: dict[str, Any] = {
-    "train": {"steps": 400}, "checkpoint": {"every": 40}, "log": {"every": 20}, "model": {"num_layers": 1}, "mesh": {"data": 2},
+    "train": {"steps": 400}, "checkpoint": {"every": 40}, "log": {"every": 20}, "model": {"num_layers": 1}, "mesh": {"data": 1, "fsdp": 2},
+    "layout": "fsdp",
 }  # fmt: skip
 SAME = ("step", "loss", "state_sha256", "rows_sha256")
 
@@ -224,3 +226,22 @@ def test_a_lost_process_is_named_and_the_run_goes_on_exactly(
     result = to_the_end(config, tmp_path)
     assert {k: result[k] for k in SAME} == {k: unbroken[0][k] for k in SAME}
     assert metrics(tmp_path) == metrics(unbroken[1])
+
+
+@pytest.mark.slow
+def test_a_save_that_fails_in_one_process_ends_all_in_order(config: Path, unbroken: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """The second may write no file of more than 8 KB: it says why it ends, the first passes its words on, and nothing is lost."""
+    processes = pair(config, tmp_path)
+    try:
+        until_saved(tmp_path, processes)
+        resource.prlimit(processes[1].pid, resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+        said = [process.communicate(timeout=180)[1].splitlines() for process in reversed(processes)][::-1]
+    finally:
+        for process in processes:
+            process.kill()
+    assert processes[1].returncode == 1 and processes[0].returncode == EXIT_WATCHDOG, (said[0][-3:], said[1][-3:])
+    failed = next(line for line in said[1] if line.startswith("not saved: "))
+    assert "could not be saved" in failed and "is whole; run the same command again to go on" in failed
+    assert f"process 1 ({socket.gethostname()}, pid {processes[1].pid}) ended at step " in said[0][-1] and "SaveFailed: " in said[0][-1]
+    result = to_the_end(config, tmp_path)
+    assert {k: result[k] for k in SAME} == {k: unbroken[0][k] for k in SAME} and metrics(tmp_path) == metrics(unbroken[1])

@@ -34,7 +34,7 @@ def render(autopsy: Autopsy, chosen: Sequence[Finding], command: str) -> str:
         "its part of the batch's gradient; deviations say how far loss or gradient lies above the median row (robust standard deviations)."
     )
     sections = [
-        Section("loss", "Loss", page.figure("Loss up to the step", curve)),
+        Section("loss", "Loss", page.figures([page.figure("Loss up to the step", curve)], "wide")),
         Section("rows", "Rows", table(autopsy.findings, chosen), rows_note),
         Section("texts", "Texts", [texts(f) for f in (chosen or (worst,))], "The rows that stand out, document by document."),
         Section("go-on", "Go on without them", tag("pre", command), "Rows that a checkpoint was already fed cannot be left out any more."),

@@ -139,9 +139,11 @@ class Checkpoints:
         return False
 
     def _give_up(self, step: int, error: Exception) -> None:
-        """After a failed save: room is made for the next one, and the manager forgets it."""
-        if jax.process_count() > 1:
-            raise error  # the other processes may have saved, and no longer agree with this one
+        """After a failed save: room is made for the next one, and the manager forgets it.
+
+        Raises:
+          SaveFailed: there are other processes. They may have saved and no longer agree with this one, so all end (train/watchdog.py).
+        """
         self.failed += 1
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         there = self.steps()
@@ -149,6 +151,8 @@ class Checkpoints:
         self._error = SaveFailed(
             f"the checkpoint of step {step} could not be saved ({reason}); {kept}; run the same command again to go on"
         )
+        if jax.process_count() > 1:
+            raise self._error from error
         log(f"warning: SAVE FAILED ({self.failed} so far): step {step}: {reason}; {kept}, the run goes on and saves at the next interval")
         old, self._manager = self._manager, None
         try:

@@ -17,7 +17,8 @@ from pretrainx.core.logs import log
 PRODUCT = Path("/sys/class/dmi/id/product_name")
 HOST_VARIABLE = "GCE_METADATA_HOST"  # as Google's own libraries read it; here it also says that there is a server
 HOST = "metadata.google.internal"
-QUIET = {"instance/maintenance-event": "NONE", "instance/preempted": "FALSE"}
+# Answers that ask for nothing. A machine that is moved while it runs only pauses; one with a TPU or GPU is never moved, but terminated.
+QUIET = {"instance/maintenance-event": ("NONE", "MIGRATE_ON_HOST_MAINTENANCE"), "instance/preempted": ("FALSE",)}
 EVERY_S, TIMEOUT_S = 10.0, 5.0  # notice is given 60 s before and more; 30 s of a preemption
 MAX_BYTES = 1000  # of an answer
 
@@ -43,7 +44,7 @@ def notice(host: str) -> str:
                 answer = response.read(MAX_BYTES).decode(errors="replace").strip()
         except (OSError, ValueError, urllib.error.URLError):
             continue
-        if answer and answer != quiet:
+        if answer and answer not in quiet:
             return f"{path.rpartition('/')[2]} {' '.join(answer.split())[:80]}"
     return ""
 

@@ -150,9 +150,10 @@ class Watchdog:
                 self._asked().touch()
             time.sleep(DUMP_S if self.count > 1 else 0.0)
             self._hear()
+            more = f", {STARTUP_FACTOR} times that before the first step" if phase == STARTUP else ""
             self._end(
                 f"process {self.process} hangs at step {step}, {phase}: nothing came to its end for {still:.0f} s (train.watchdog_seconds "
-                f"{self.limit_s:g}{f', {STARTUP_FACTOR} times that before the first step' if phase == STARTUP else ''}); {self._laggard(step, phase)}; the stacks are in {self.folder / STACKS}"
+                f"{self.limit_s:g}{more}); {self._laggard(step, phase)}; the stacks are in {self.folder / STACKS}"
             )
 
     def _laggard(self, step: int, phase: str) -> str:
