@@ -33,7 +33,8 @@ from pretrainx.models import (
     skeleton,
     t5,
 )
-from pretrainx.models.attention import Visibility, attender, xla_attention
+from pretrainx.models.attention import Visibility
+from pretrainx.models.attention_kernels.xla import xla_attention
 from pretrainx.models.skeleton import Skeleton, flatten, map_with_dims
 from pretrainx.parallel import layouts, mesh
 from pretrainx.parallel.shard import Partitioner
@@ -335,19 +336,6 @@ def test_splash_refuses_what_it_cannot_do() -> None:
     model = family("prefix_decoder", attention_kernel="splash")
     with pytest.raises(InputError, match="'splash' has no prefix seen both ways"):
         jax.eval_shape(lambda params, batch: model.merge(params)(batch).hidden, model.abstract, batch)
-
-
-def test_auto_is_splash_only_where_it_can_be() -> None:
-    class Tpu:
-        platform = "tpu"
-
-    config, bias, marks = decoder.Config(), jnp.zeros((1, 8, 128, 128)), jnp.ones((1, 128), jnp.int32)
-
-    def is_splash(sight: Visibility, bias: Any = None, length: int = 128) -> bool:
-        return isinstance(attender(config, Tpu(), sight, length, length, bias), functools.partial)  # type: ignore[arg-type]
-
-    assert is_splash(Visibility()) and is_splash(Visibility(causal=False))
-    assert not is_splash(Visibility(), bias) and not is_splash(Visibility(bidirectional=marks)) and not is_splash(Visibility(), length=100)
 
 
 # ---- the same model in other ways

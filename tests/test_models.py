@@ -16,7 +16,8 @@ from support import BYTES, numpy_params
 
 from pretrainx.core.errors import InputError
 from pretrainx.models import bert, decoder, encoder, flops, layers, skeleton
-from pretrainx.models.attention import Visibility, splash_attention, xla_attention
+from pretrainx.models.attention import Visibility
+from pretrainx.models.attention_kernels.xla import xla_attention
 from pretrainx.models.layers import LayerNorm, RMSNorm, rotary, rotation
 from pretrainx.models.skeleton import Skeleton
 from pretrainx.models.stack import REMAT_POLICIES
@@ -371,24 +372,6 @@ def test_every_activation_and_norm_is_finite_at_extremes() -> None:
 def test_configs_are_values() -> None:
     assert dataclasses.replace(decoder.Config(), d_model=512) == decoder.Config()
     assert encoder.Config().causal is False and decoder.Config().causal is True
-
-
-# ---- the TPU kernel, interpreted
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("length", "kv_heads", "is_causal", "softcap"), [(128, 2, True, 0.0), (640, 1, True, 0.0), (384, 2, False, 15.0)])
-def test_splash_equals_plain_attention(length: int, kv_heads: int, is_causal: bool, softcap: float) -> None:
-    from jax.experimental.pallas import tpu as pltpu
-
-    rng = np.random.default_rng(0)
-    q, k, v = (jnp.asarray(rng.normal(size=(1, length, heads, 128)) * 0.3, jnp.float32) for heads in (2, kv_heads, kv_heads))
-    segments = jnp.asarray(np.sort(rng.integers(1, 4, (1, length)), axis=1), jnp.int32)
-    sight = Visibility(segments, is_causal)
-    wanted = xla_attention(q, k, v, sight.mask(length, length), softcap)
-    with pltpu.force_tpu_interpret_mode():
-        found = splash_attention(q, k, v, sight, softcap, ONE)
-    np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
 def test_dropout_keeps_the_mean_and_drops_its_share() -> None:

@@ -60,6 +60,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "fsdp2x4": {"layout": "fsdp", "mesh": {"data": 2, "fsdp": 4}},
     "fsdp_tp": {"layout": "fsdp_tp", "mesh": {"data": 2, "fsdp": 2, "tensor": 2}},
     "tp4": {"layout": "fsdp_tp", "mesh": {"data": 1, "fsdp": 2, "tensor": 4}},
+    "fsdp_cp": {"layout": "fsdp_cp", "mesh": {"data": 1, "fsdp": 2, "sequence": 4}},
+    "cp8": {"layout": "fsdp_cp", "mesh": {"data": 1, "sequence": 8}},
     "dict": {
         "layout": {"weights": {"mlp": "tensor", "embed": ["fsdp", "data"]}, "activations": {"mlp": "tensor", "length": "sequence"}},
         "mesh": {"data": 2, "fsdp": 1, "tensor": 2, "sequence": 2},
@@ -68,7 +70,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-QUICK = ("zero1", "fsdp_tp")
+QUICK = ("zero1", "fsdp_tp", "fsdp_cp")
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS])

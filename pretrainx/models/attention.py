@@ -1,116 +1,26 @@
-"""Attention: who may see whom, the kernels that compute it, and the layer with its projections.
+"""Attention: the layer with its projections, and the choice of the kernel that computes it (attention_kernels/).
 
-Legend: B batch, T query length, S key length, N heads, K kv heads, G = N/K, H head_dim, D embed.
+Legend: B batch, T query length, S key length, N heads, K kv heads, H head_dim, D embed.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
+from jax.ad_checkpoint import checkpoint_name
 
 from pretrainx.core.errors import InputError
+from pretrainx.models.attention_kernels import cudnn, splash, xla
+from pretrainx.models.attention_kernels.case import Attend, Case, Kernel
+from pretrainx.models.attention_kernels.sight import Visibility
 from pretrainx.models.layers import NORMS, fan_in_normal, project, rotary, rotation, weight
-from pretrainx.parallel.shard import Partitioner, spec
+from pretrainx.parallel.shard import Partitioner
 
 KeysValues = tuple[jax.Array, jax.Array]
-MASKED = -1e30  # finite, so that a row with nothing to see gives numbers and not NaN
-
-
-@dataclass(frozen=True)
-class Visibility:
-    """Who may see whom: the same segment, and no later position if causal. Every kernel honours all of it, or refuses."""
-
-    segment_ids: jax.Array | None = None  # [B, T]; None: one segment
-    causal: bool = True
-    key_slots: jax.Array | None = None  # [B, T]: reading from a cache; query t sees its slots <= key_slots[b, t]
-    bidirectional: jax.Array | None = None  # [B, S], int or bool: marked keys are seen by all of their segment, also if causal
-    key_segment_ids: jax.Array | None = None  # [B, S], where the keys are another sequence's; None: as segment_ids
-
-    def mask(self, length: int, key_length: int) -> jax.Array | None:
-        """bool [B or 1, T, S], True where seen; None: everything is."""
-        if self.key_slots is not None:
-            return jnp.arange(key_length)[None, None, :] <= self.key_slots[:, :, None]
-        seen = jnp.tril(jnp.ones((1, length, key_length), bool)) if self.causal else None
-        if seen is not None and self.bidirectional is not None:
-            seen = seen | self.bidirectional.astype(bool)[:, None, :]
-        if self.segment_ids is not None:
-            keys = self.segment_ids if self.key_segment_ids is None else self.key_segment_ids
-            same = self.segment_ids[:, :, None] == keys[:, None, :]
-            seen = same if seen is None else seen & same
-        return seen
-
-
-def xla_attention(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array | None, softcap: float, bias: jax.Array | None = None
-) -> jax.Array:
-    """The plain form; softmax in float32. q is already scaled; bias is float32 [B or 1, N, T, S]. Gives [B, T, N, H]."""
-    B, T, N, H = q_BTNH.shape
-    K = k_BSKH.shape[2]
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
-    if softcap:
-        scores = softcap * jnp.tanh(scores / softcap)
-    if bias is not None:
-        scores = scores + bias.reshape(-1, K, N // K, *bias.shape[2:])
-    if mask_BTS is not None:
-        scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
-    shares = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", shares, v_BSKH).reshape(B, T, N, H)
-
-
-def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array, sight: Visibility, softcap: float, partitioner: Partitioner) -> jax.Array:
-    """TPU's blocked kernel (Pallas splash attention): never holds [T, S]. Each device attends for its rows and heads."""
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
-
-    T, N = q.shape[1], q.shape[2]
-    rules = partitioner.layout.activations
-    heads_axes = spec(("heads",), rules)[0]
-    local_heads = N // partitioner.axis_size(heads_axes or ())
-    make_mask = splash_attention_mask.CausalMask if sight.causal else splash_attention_mask.FullMask
-    block = next((b for b in (512, 384, 256, 128) if T % b == 0), 0)  # the kernel wants whole blocks of whole lanes
-    if not block:
-        raise InputError(f"model.attention_kernel 'splash' needs a data.sequence_length that 128 divides, found {T}; or choose 'xla'")
-    blocks = splash_attention_kernel.BlockSizes(
-        block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block, block_kv_dkv=block,
-        block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,
-    )  # fmt: skip
-    kernel = splash_attention_kernel.make_splash_mha(
-        mask=splash_attention_mask.MultiHeadMask([make_mask((T, T))] * local_heads),
-        block_sizes=blocks,
-        head_shards=1,
-        q_seq_shards=1,
-        attn_logits_soft_cap=softcap or None,
-        residual_checkpoint_name="attention_residuals",
-    )
-    repeats = N // k.shape[2]  # the kernel wants as many key heads as query heads here
-    k, v = (jnp.repeat(x, repeats, axis=2) if repeats > 1 else x for x in (k, v))
-    rows: PartitionSpec = spec(("batch", "heads", None, None), rules)
-    segment_ids = sight.segment_ids if sight.segment_ids is not None else jnp.ones(q.shape[:2], jnp.int32)
-
-    @partial(
-        jax.shard_map,
-        mesh=partitioner.mesh,
-        in_specs=(rows, rows, rows, spec(("batch", None), rules)),
-        out_specs=rows,
-        check_vma=False,  # the kernel does not say how its outputs vary over the mesh
-    )
-    def local(q_BNTH: jax.Array, k_BNSH: jax.Array, v_BNSH: jax.Array, segments: jax.Array) -> jax.Array:
-        ids = splash_attention_kernel.SegmentIds(q=segments, kv=segments)
-        return jax.vmap(kernel)(q_BNTH, k_BNSH, v_BNSH, segment_ids=ids)
-
-    out = local(*(x.transpose(0, 2, 1, 3) for x in (q, k, v)), segment_ids)
-    return out.transpose(0, 2, 1, 3)
-
-
-def platform_kernel(partitioner: Partitioner, length: int) -> str:
-    """The kernel that `auto` means on the mesh's devices: splash on TPU where the length fits its blocks, else XLA."""
-    return "splash" if partitioner.platform == "tpu" and length % 128 == 0 else "xla"
 
 
 @dataclass(frozen=True)
@@ -198,6 +108,7 @@ class Attention(nnx.Module):
         k, v = memory if isinstance(memory, tuple) else self.keys_values(x_BTD if memory is None else memory)
         if places.rotation is not None and memory is None:
             q, k = rotary(q, *places.rotation), rotary(k, *places.rotation)
+        q, k, v = checkpoint_name(q, "query"), checkpoint_name(k, "key"), checkpoint_name(v, "value")
         q = constrain(q, "batch", "length", "heads", None)
         if config.attention_scale == "head_dim":
             q = q * (config.head_size**-0.5)
@@ -213,29 +124,44 @@ class Attention(nnx.Module):
         return out, written
 
 
+KERNELS: dict[str, Kernel] = {"xla": xla, "splash": splash, "cudnn": cudnn}
+BEST = {"tpu": "splash", "gpu": "cudnn"}  # what `auto` means by platform, where it can do what is asked; else xla
+
+
 def attender(
     config: Any, partitioner: Partitioner, sight: Visibility, length: int, key_length: int, bias: jax.Array | None = None
-) -> Callable[..., jax.Array]:
-    """`(q, k, v) -> mixed` for one forward pass within a sequence. The mask is made once, outside the loop over layers.
+) -> Attend:
+    """`(q, k, v) -> mixed` for one forward pass within a sequence, with the model's window. Masks are made once, outside the layers.
 
     Raises:
-      InputError: `splash` is asked for, and cannot do what this model or batch needs.
+      InputError: the kernel that the config names cannot do what this model or batch needs.
     """
-    kernel, plain = config.attention_kernel, bias is None and sight.bidirectional is None
-    if kernel == "auto":
-        kernel = platform_kernel(partitioner, length) if plain else "xla"
-    if kernel == "splash" and not plain:
-        what = "biased scores (model.positions 'relative')" if bias is not None else "prefix seen both ways (feature 'bidirectional')"
-        raise InputError(f"model.attention_kernel 'splash' has no {what}; accepted here are 'auto' and 'xla'")
-    if kernel == "splash" and sight.key_slots is None:
-        return partial(splash_attention, sight=sight, softcap=config.attention_softcap, partitioner=partitioner)
-    return xla_attender(config, sight, length, key_length, bias)
+    sight = replace(sight, window=config.attention_window)
+    kernel = "xla" if sight.key_slots is not None else config.attention_kernel  # from a cache, whatever else is chosen
+    return choose(config, partitioner, sight, length, key_length, bias, kernel)
 
 
-def xla_attender(config: Any, sight: Visibility, length: int, key_length: int, bias: jax.Array | None = None) -> Callable[..., jax.Array]:
-    """As `attender`, always the plain form: also for queries that look into another sequence."""
-    mask = sight.mask(length, key_length)
-    return lambda q, k, v: xla_attention(q, k, v, mask, config.attention_softcap, bias)
+def cross_attender(
+    config: Any, partitioner: Partitioner, sight: Visibility, length: int, key_length: int, kernel: str | None = None
+) -> Attend:
+    """As `attender`, for queries that look into another sequence."""
+    return choose(config, partitioner, sight, length, key_length, None, kernel or config.attention_kernel)
+
+
+def choose(
+    config: Any, partitioner: Partitioner, sight: Visibility, length: int, key_length: int, bias: jax.Array | None, kernel: str
+) -> Attend:
+    """What the kernel of this name, or of the platform where it is `auto`, makes of it."""
+    case = Case(
+        sight, length, key_length, config.num_heads, config.kv_heads, config.head_size, config.dtype, config.attention_softcap,
+        partitioner, bias,
+    )  # fmt: skip
+    name = BEST.get(partitioner.platform, "xla") if kernel == "auto" else kernel
+    if lacking := KERNELS[name].why_not(case):
+        if kernel != "auto":
+            raise InputError(f"model.attention_kernel {name!r} has no {lacking}; accepted here are 'auto' and 'xla'")
+        name = "xla"
+    return KERNELS[name].attender(case)
 
 
 def relative_buckets(num_buckets: int, max_distance: int, two_sided: bool) -> np.ndarray:

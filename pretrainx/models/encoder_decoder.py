@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pretrainx.models.attention import Visibility, xla_attender
+from pretrainx.models.attention import Visibility, cross_attender
 from pretrainx.models.embedder import DROPOUT_KEY, Batch, Embedder, key_for
 from pretrainx.models.heads import TokenHead
 from pretrainx.models.stack import Cache, Memory, Stack
@@ -67,7 +67,7 @@ class Model(nnx.Module):
         config, segment_ids = self.config, batch.get("segment_ids")
         encoded = self.encode(batch)
         across = Visibility(segment_ids, causal=False, key_segment_ids=batch.get("encoder_segment_ids"))
-        memory = Memory(encoded, xla_attender(config, across, batch["tokens"].shape[1], encoded.shape[1]))
+        memory = Memory(encoded, cross_attender(config, self.partitioner, across, batch["tokens"].shape[1], encoded.shape[1]))
         hidden, _ = self.decoder(self.embedder(batch), batch["positions"], Visibility(segment_ids), memory, key=key_for(batch, "stack"))
         return Outputs(hidden, self.logits, config.loss_chunks, gathers_targets(self.partitioner))
 
@@ -81,7 +81,7 @@ class Model(nnx.Module):
         assert cache.memory_ids is not None
         slots = positions if seen is None else jnp.maximum(positions, seen - 1)
         across = Visibility(jnp.ones_like(tokens), causal=False, key_segment_ids=cache.memory_ids)
-        memory = Memory(None, xla_attender(self.config, across, tokens.shape[1], cache.memory_ids.shape[1]))
+        memory = Memory(None, cross_attender(self.config, self.partitioner, across, tokens.shape[1], cache.memory_ids.shape[1], "xla"))
         x = self.embedder({"tokens": tokens, "positions": positions})
-        hidden, cache = self.decoder(x, positions, Visibility(key_slots=slots), memory, cache)
+        hidden, cache = self.decoder(x, positions, Visibility(key_slots=slots, own_slots=positions), memory, cache)
         return hidden, cache

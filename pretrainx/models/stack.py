@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from pretrainx.models.attention import Attention, KeysValues, LayerCache, Places, Visibility, attender, relative_buckets
+from pretrainx.models.attention_kernels import balance
 from pretrainx.models.layers import MLP, NORMS, Dense, dropout, normal, stack, weight
 from pretrainx.parallel.shard import Partitioner
 
@@ -145,10 +146,18 @@ class Stack(nnx.Module):
         # Within a segment, distances are those in the row, and nothing is seen beyond it.
         queries = jnp.arange(length)[None] if cache is None else positions
         bias = self.bias(queries, key_length) if self.config.positions == "relative" else None
+        by_row = bias is not None or memory is not None or key is not None  # these, and what dropout drops, lie in the row's order
+        order = None if by_row or self.config.attention_window else balance.order_for(self.partitioner, sight, length)
+        if order is not None:
+            positions, sight = balance.reorder(order, positions, sight)
         attend = attender(self.config, self.partitioner, sight, length, key_length, bias)
         if self.config.embed_size != self.config.d_model:
             x = self.partitioner.constrain(self.projection(x), "batch", "length", "embed")
+        if order is not None:
+            x = balance.exchange(x, self.partitioner)
         x, cache = self.run(x, Places.of(self.config, positions), attend, memory, cache, key)
+        if order is not None:
+            x = balance.exchange(x, self.partitioner, back=True)
         return (x if self.config.post_norm else self.final_norm(x)), cache
 
     def run(

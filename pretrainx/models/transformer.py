@@ -71,7 +71,8 @@ class TransformerConfig:
     attention_softcap: float = 0.0  # 0: none; else cap * tanh(scores / cap) (Gemma 2)
     logit_scale: Literal["none", "embed"] = "none"  # embed: logits of a tied head times d_model^-0.5 (T5)
     logit_softcap: float = 0.0
-    attention_kernel: Literal["auto", "xla", "splash"] = "auto"
+    attention_kernel: Literal["auto", "xla", "splash", "cudnn"] = "auto"
+    attention_window: OptionalSize = 0  # places that a query sees, its own among them, back (and ahead, if it may); 0: all
     init_std: float | None = None  # of matrices; none: 1/sqrt(fan in)
     depth_scaled_init: bool = True  # what is added to the residual stream starts smaller by the root of the number of additions
     embed_init_std: float = 0.02
@@ -139,8 +140,9 @@ class TransformerConfig:
             raise InputError(f"model.d_model {self.d_model} is not divisible by model.num_heads {self.num_heads}; set model.head_dim")
         if self.positions == "rotary" and self.head_size % 2:
             raise InputError(f"model.head_dim {self.head_size} is odd, and rotary positions turn pairs; choose an even one")
-        if self.positions == "relative" and self.attention_kernel == "splash":
-            raise InputError("model.attention_kernel 'splash' has no biased scores (model.positions 'relative'); choose 'auto' or 'xla'")
+        if self.positions == "relative" and self.attention_kernel in ("splash", "cudnn"):
+            kernel = self.attention_kernel
+            raise InputError(f"model.attention_kernel {kernel!r} has no biased scores (model.positions 'relative'); choose 'auto' or 'xla'")
         if self.positions == "relative" and (self.relative_buckets % 4 or self.relative_buckets >= 2 * self.relative_max_distance):
             raise InputError(
                 f"model.relative_buckets {self.relative_buckets} must be a multiple of 4, and less than twice "
@@ -242,5 +244,5 @@ class Transformer(nnx.Module):
         """
         slots = positions if seen is None else jnp.maximum(positions, seen - 1)
         x = self.embedder({"tokens": tokens, "positions": positions})
-        hidden, cache = self.stack(x, positions, Visibility(key_slots=slots), cache=cache)
+        hidden, cache = self.stack(x, positions, Visibility(key_slots=slots, own_slots=positions), cache=cache)
         return hidden, cache

@@ -38,6 +38,11 @@ LAYOUTS = {
     "zero1": Layout(optimizer={"embed": "fsdp", "embedding": "fsdp"}),
     # Weights, gradients and moments are cut along `embed` and gathered layer by layer (ZeRO stage 3).
     "fsdp": Layout(weights={"embed": "fsdp", "embedding": "fsdp"}),
+    # As fsdp, and rows are cut along their length over `sequence` (context parallelism), for inputs of which one row is much.
+    # Weights are cut over both axes, since the devices that share a row would otherwise hold the same ones.
+    "fsdp_cp": Layout(
+        weights={"embed": ("fsdp", "sequence"), "embedding": ("fsdp", "sequence")}, activations=_BATCH | {"length": "sequence"}
+    ),
     # As fsdp, and heads, mlp and vocabulary are cut over `tensor` (Megatron-LM's column and row cuts).
     "fsdp_tp": Layout(
         weights={"embed": "fsdp", "embedding": "fsdp", "heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
