@@ -20,7 +20,6 @@ from pretrainx.models.attention import Visibility
 from pretrainx.models.attention_kernels.xla import xla_attention
 from pretrainx.models.layers import LayerNorm, RMSNorm, rotary, rotation
 from pretrainx.models.skeleton import Skeleton
-from pretrainx.models.stack import REMAT_POLICIES
 from pretrainx.objectives import causal
 from pretrainx.parallel import layouts, mesh
 from pretrainx.parallel.shard import Partitioner
@@ -181,7 +180,6 @@ def plain(scored: dict[str, jax.Array]) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     "change",
     [
-        *(pytest.param({"remat": policy}, marks=pytest.mark.slow) for policy in REMAT_POLICIES if policy != "none"),
         {"remat": "full", "scan_layers": False},
         {"loss_chunks": 4},
     ],

@@ -216,7 +216,7 @@ def rows_digest(numbers: np.ndarray, batch: Features) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's rows of one step."""
+    """This process's rows of one step; the digest is of those that it counts."""
 
     step: int
     rows: Rows
@@ -227,8 +227,11 @@ class Batch:
 class _Steps:
     """Grain's view: element s is this process's part of step s."""
 
-    def __init__(self, builder: RowBuilder, order: Order, batch_size: int, local_rows: np.ndarray, num_steps: int):
+    def __init__(
+        self, builder: RowBuilder, order: Order, batch_size: int, local_rows: np.ndarray, num_steps: int, counted_rows: np.ndarray | None
+    ):
         self.builder, self.order, self.batch_size, self.local_rows, self.num_steps = builder, order, batch_size, local_rows, num_steps
+        self.counted = np.flatnonzero(np.isin(local_rows, local_rows if counted_rows is None else counted_rows))
 
     def __len__(self) -> int:
         return self.num_steps
@@ -238,14 +241,17 @@ class _Steps:
         every = self.builder.mixture.skips.rows(self.order, step * self.batch_size, (step + 1) * self.batch_size)
         mine = Rows(*(getattr(every, f)[self.local_rows] for f in ("number", "source", "epoch", "window")))
         features = self.builder.build(mine)
-        return Batch(step, mine, features, rows_digest(mine.number, features))
+        counted = {name: x[self.counted] for name, x in features.items()} if len(self.counted) < len(mine.number) else features
+        return Batch(step, mine, features, rows_digest(mine.number[self.counted], counted))
 
 
 def batches(
-    builder: RowBuilder, *, batch_size: int, local_rows: np.ndarray, start: int, stop: int, prefetch: int, workers: int
-) -> Iterator[Batch]:
-    """Batches of steps [start, stop), read ahead by a thread or by `workers` processes."""
-    steps = _Steps(builder, builder.mixture.order(), batch_size, local_rows, stop)
+    builder: RowBuilder, *, batch_size: int, local_rows: np.ndarray, start: int, stop: int, prefetch: int, workers: int,
+    counted_rows: np.ndarray | None = None,
+) -> Iterator[Batch]:  # fmt: skip
+    """Batches of steps [start, stop), read ahead by a thread or by `workers` processes. Where processes share rows, each of them is
+    in the digest of one: of the process that has it among `counted_rows` (default: all)."""
+    steps = _Steps(builder, builder.mixture.order(), batch_size, local_rows, stop, counted_rows)
     # One thread: reading is a few large copies, and more threads only contend for the interpreter.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     dataset = grain.MapDataset.source(steps).slice(slice(start, stop)).to_iter_dataset(options)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from pretrainx.parallel.shard import Dims
 
@@ -153,11 +154,11 @@ class MLP(nnx.Module):
             self.down_bias = weight(rngs, (embed,), ("norm",), nnx.initializers.zeros, dtype)
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        act = ACTIVATIONS[self.activation]
+        act, x_BLD = ACTIVATIONS[self.activation], checkpoint_name(x_BLD, "mlp_in")
         up = project(x_BLD, self.up[...].astype(self.dtype))
         if self.biased:
             up = up + self.up_bias[...].astype(self.dtype)
         hidden = act(project(x_BLD, self.gate[...].astype(self.dtype))) * up if self.gated else act(up)
-        hidden = self.constrain(hidden, "batch", "length", "mlp")
+        hidden = checkpoint_name(self.constrain(hidden, "batch", "length", "mlp"), "mlp_hidden")
         out = project(hidden, self.down[...].astype(self.dtype))
         return out + self.down_bias[...].astype(self.dtype) if self.biased else out

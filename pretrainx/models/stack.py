@@ -12,18 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pretrainx.models import remat
 from pretrainx.models.attention import Attention, KeysValues, LayerCache, Places, Visibility, attender, relative_buckets
 from pretrainx.models.attention_kernels import balance
 from pretrainx.models.layers import MLP, NORMS, Dense, dropout, normal, stack, weight
 from pretrainx.parallel.shard import Partitioner
-
-# What the backward pass keeps of each layer; the rest is computed again (Chen 2016).
-REMAT_POLICIES: dict[str, Any] = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 @dataclass(frozen=True)
@@ -174,7 +167,7 @@ class Stack(nnx.Module):
             return nnx.merge(graph, layer_weights)(x, places, attend, memory, cached, layer_memory, layer_key), None
 
         if self.config.remat != "none" and cache is None:
-            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.config.remat], prevent_cse=not self.config.scan_layers)
+            layer = jax.checkpoint(layer, policy=remat.policy(self.config.remat), prevent_cse=not self.config.scan_layers)
         carry: Any = (x, None if cache is None else cache.own)
         numbers = np.arange(self.config.num_layers)
         keys = None if key is None else jax.random.split(key, len(numbers))

@@ -14,11 +14,12 @@ from flax import nnx
 
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.schema import Range
+from pretrainx.models import remat
 from pretrainx.models.attention import Visibility
 from pretrainx.models.embedder import Batch, Embedder, key_for
 from pretrainx.models.heads import BoundaryHead, ClassHead, PairHead, TokenHead
 from pretrainx.models.layers import ACTIVATIONS
-from pretrainx.models.stack import REMAT_POLICIES, Cache, Stack
+from pretrainx.models.stack import Cache, Stack
 from pretrainx.parallel.shard import Partitioner
 
 Size = Annotated[int, Range(ge=1)]
@@ -150,8 +151,7 @@ class TransformerConfig:
             )
         if self.activation not in ACTIVATIONS:
             raise InputError(f"model.activation: unknown name {self.activation!r}; {nearest(self.activation, ACTIVATIONS)}")
-        if self.remat not in REMAT_POLICIES:
-            raise InputError(f"train.remat: unknown policy {self.remat!r}; {nearest(self.remat, REMAT_POLICIES)}")
+        remat.policy(self.remat)
         if self.tied_head and self.embed_size != self.d_model and not self.head_transform:
             raise InputError(
                 f"model.tied_head: vectors of model.d_model {self.d_model} do not fit a table of model.embedding_size "

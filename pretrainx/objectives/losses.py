@@ -96,10 +96,11 @@ def _scores(outputs: Any, hidden: jax.Array, targets: jax.Array, chunks: int) ->
     if chunks == 1:
         return part(hidden, targets)
     B, L = targets.shape
-    cut = lambda x: jnp.moveaxis(x.reshape(B, chunks, L // chunks, *x.shape[2:]), 1, 0)  # noqa: E731
+    # Places are dealt in turn, so that each device splits its own part of a length that is cut.
+    cut = lambda x: jnp.moveaxis(x.reshape(B, L // chunks, chunks, *x.shape[2:]), 2, 0)  # noqa: E731
     step = jax.checkpoint(lambda _, inputs: (None, part(*inputs)), prevent_cse=False)
     _, parts = jax.lax.scan(step, None, (cut(hidden), cut(targets)))
-    losses, right = (jnp.moveaxis(x, 0, 1).reshape(B, L) for x in parts)
+    losses, right = (jnp.moveaxis(x, 0, 2).reshape(B, L) for x in parts)
     return losses, right
 
 

@@ -9,27 +9,42 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from pretrainx.core.errors import InputError
+from pretrainx.parallel import startup
 
 HEARTBEAT_TIMEOUT_S = 30  # how long a lost process goes unnoticed; jax's default is 100
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins this process to the run. Without a coordinator it is alone, or finds its pod by JAX's own detection when
-    the address is "auto" (TPU pods, SLURM, Kubernetes)."""
-    if coordinator is None:
-        if num_processes is not None or process_id is not None:
-            raise InputError("--num_processes and --process_id need --coordinator=ADDRESS:PORT, the address of process 0")
+    """Joins this process to the run. Without a coordinator it is alone. With "auto" it finds its place in a SLURM step, a JobSet
+    of Kubernetes, or a TPU pod (one slice or several).
+
+    Raises:
+      InputError: half a command; "auto" where there is nothing to find; process 0 did not answer.
+    """
+    place = startup.from_environment() if coordinator == "auto" else startup.from_flags(coordinator, num_processes, process_id)
+    if place is None and coordinator != "auto":
         return
-    if coordinator != "auto" and not (num_processes and process_id is not None and 0 <= process_id < num_processes):
-        raise InputError(
-            f"--coordinator={coordinator} needs --num_processes=N and --process_id from 0 to N - 1; found {num_processes} and {process_id}"
-        )
     if jax.config.jax_platforms in (None, "", "cpu"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    if coordinator == "auto":
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S)
-    else:
-        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S)
+    try:
+        if place is None:
+            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S)
+        else:
+            jax.distributed.initialize(
+                place.coordinator, place.num_processes, place.process_id, place.devices,
+                cluster_detection_method="deactivate", heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
+            )  # fmt: skip
+    except ValueError as error:
+        raise InputError(
+            f"--coordinator=auto: found no TPU pod, SLURM step or JobSet here ({error}); give --coordinator=ADDRESS:PORT of process 0, "
+            "--num_processes=N and --process_id"
+        ) from None
+    except jax.errors.JaxRuntimeError as error:
+        where = place.coordinator if place else "process 0"
+        raise InputError(
+            f"--coordinator={coordinator}: no run came together at {where} ({str(error).splitlines()[0]}); all processes must be started, "
+            "with the same number, and reach that port"
+        ) from None
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
@@ -38,6 +53,15 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
     for rows_slice, *_ in sharding.addressable_devices_indices_map((batch_size, 1)).values():
         rows.update(range(*rows_slice.indices(batch_size)))
     return np.asarray(sorted(rows), np.int64)
+
+
+def counted_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """The rows of `local_rows` that this process counts where all processes' counts are added: of those that hold a row, one does."""
+    first: dict[int, int] = {}
+    for device, (rows_slice, *_) in sharding.devices_indices_map((batch_size, 1)).items():
+        for row in range(*rows_slice.indices(batch_size)):
+            first[row] = min(first.get(row, device.process_index), device.process_index)
+    return np.asarray(sorted(row for row, process in first.items() if process == jax.process_index()), np.int64)
 
 
 def to_global(

@@ -35,7 +35,7 @@ def run_of(experiment: Experiment, topology: Topology, any_batch: bool = False) 
     run = Run(
         topology.chip, chips, experiment.data.sequence_length,
         rows=train.batch_size / chips / train.grad_accum,
-        remat=train.remat,
+        remat=train.remat if train.remat in analytic.REMATS else "full",  # what keeps some parts, or sends them off, keeps little
         # Both devices of a chip lie on the innermost axis that has room for them.
         tensor=max(1, sizes["tensor"] // devices) if "tensor" in axes else 1,
         fsdp=max(1, min(sizes["fsdp"] // (1 if sizes["tensor"] > 1 else devices), topology.slice_chips)) if "fsdp" in axes else 1,

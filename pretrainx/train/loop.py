@@ -179,6 +179,7 @@ def stretch(run: Run, progress: Progress, signals: Signals) -> dict[str, Any]:
         source: Iterator[Batch] = batches(
             run.builder, batch_size=batch_size, local_rows=rows, start=run.step, stop=lengths.stop_at,
             prefetch=experiment.data.prefetch, workers=experiment.data.workers,
+            counted_rows=multihost.counted_rows(program.partitioner.batch(), batch_size),
         )  # fmt: skip
         reporter.restart_clock()
         progress.ready()

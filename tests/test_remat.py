@@ -1,0 +1,118 @@
+"""What is kept of a layer changes memory and no result: every policy by name and by parts, and what each keeps."""
+
+import contextlib
+import importlib.util
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import numpy_params
+from test_models import batch_of, build, loss_and_grads
+from test_plan import plan, result
+
+from pretrainx.core.errors import InputError
+from pretrainx.models import remat
+
+PARTS = (
+    "save:attention_out",
+    "save:query,key,value,attention_out,mlp_in,mlp_hidden",
+    "offload:mlp_in",
+    "save:attention_out+offload:mlp_hidden, mlp_in",
+)
+
+
+@pytest.fixture(scope="module")
+def scored() -> dict[str, jax.Array]:
+    batch = batch_of(rows=3)
+    targets = np.random.default_rng(1).integers(3, 64, (3, 16))
+    return batch | {"targets": jnp.asarray(targets), "loss_weights": jnp.ones((3, 16))}
+
+
+@pytest.fixture(scope="module")
+def plain(scored: dict[str, jax.Array]) -> tuple[Any, Any]:
+    model = build()
+    params = numpy_params(model, 1)
+    return params, loss_and_grads(model, scored, params)
+
+
+NAMES = [*(name for name in remat.POLICIES if name != "none"), *PARTS]
+
+
+@pytest.mark.parametrize("name", [n if n == "minimal_attention_out" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
+def test_a_policy_changes_no_gradient(name: str, scored: dict[str, jax.Array], plain: tuple[Any, Any]) -> None:
+    params, wanted = plain
+    found = loss_and_grads(build(remat=name), scored, params)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        # Sums of 48 float32 token losses in another order.
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+def kept_by(name: str) -> str:
+    """What JAX says is kept for the backward pass of one layer's model."""
+    model, batch, said = build(remat=name, num_layers=1, scan_layers=False), batch_of(), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        jax.ad_checkpoint.print_saved_residuals(lambda params: model.merge(params)(batch).hidden.sum(), numpy_params(model))
+    return said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "on_host"),
+    [
+        ("full", set(), 0),
+        ("attention_out", {"attention_out"}, 0),
+        ("save:mlp_in,query", {"mlp_in", "query"}, 0),
+        ("save:key, value + offload:mlp_in,mlp_hidden", {"key", "value"}, 2),
+        ("offload_attention_out", set(), 1),
+        ("minimal_attention_out", {"attention_out"}, 0),
+    ],
+)
+def test_a_policy_keeps_the_parts_it_names(name: str, names: set[str], on_host: int) -> None:
+    said = kept_by(name)
+    assert set(re.findall(r"named '(\w+)'", said)) == names and said.count("<host>") == on_host
+    # Beside them are the products of matrices, or none: of a layer with a gate, all seven but the last.
+    assert said.count("dot_general") == (6 if name.startswith("minimal") else 0)
+
+
+@pytest.mark.parametrize(("name", "calls"), [("full", 4), ("attention_out", 3), ("save:mlp_in", 4), ("minimal_attention_out", 3)])
+def test_the_kernel_need_not_run_again_where_its_result_is_kept(name: str, calls: int) -> None:
+    """Forward, again for the backward pass unless kept, and two kernels of the backward pass."""
+    model = build(remat=name, attention_kernel="splash", head_dim=128, max_length=128)
+    batch = batch_of(128)
+    gradient = jax.jit(jax.grad(lambda params: model.merge(params)(batch).hidden.sum()))
+    lowered = gradient.trace(numpy_params(model)).lower(lowering_platforms=("tpu",)).as_text()
+    assert lowered.count("tpu_custom_call") == calls
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ful", "train.remat: unknown policy 'ful'; did you mean 'full'.*save:NAMES"),
+        ("keep:query", "unknown kind 'keep' in 'keep:query'; expected save:NAMES"),
+        ("save:attention", "'attention' in 'save:attention' is no part of a layer; did you mean 'attention_out'"),
+        ("save:", "'' in 'save:' is no part"),
+        ("save:query+offload:query", "'query' stands twice"),
+    ],
+)
+def test_policies_that_cannot_be(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message).replace(r"\.\*", ".*")):
+        remat.policy(name)
+
+
+needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the [plan] extra (libtpu) is not installed")
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_what_is_offloaded_leaves_the_chip(tmp_path: Path) -> None:
+    """Compiled for a TPU: parts that wait in the host's memory are not on the chip, and the rest of the step is the same."""
+    flags = ("--topology=v5e:2x2", "--config.data.sequence_length=1024", "--config.model.num_layers=6", "--config.train.batch_size=32")
+    kept, sent = (result(plan(tmp_path, *flags, f"--config.train.remat={kind}:mlp_hidden,attention_out")) for kind in ("save", "offload"))
+    # Of each layer and row in bfloat16, on a chip that has 8 rows: mlp_dim and num_heads * head_dim numbers a token.
+    parts = 6 * 8 * 1024 * (512 + 256) * 2
+    assert kept["peak_bytes"] - sent["peak_bytes"] == pytest.approx(parts, rel=0.4)
+    assert kept["kernel_calls"] == sent["kernel_calls"] == 3
