@@ -73,9 +73,10 @@ class Train:
     stop_at: Count = 0  # stop after this step with the schedule unchanged; 0: run to the end
     seed: int = 0
     remat: str = "none"
-    dtype: DType = "bfloat16"  # of the computation
+    dtype: DType = "bfloat16"  # of the computation; float16 has a loss scale (train/loss_scale.py)
     param_dtype: DType = "float32"
     grad_accum: Positive = 1
+    offload_optimizer: bool = False  # its moments lie in the host's memory between updates
     loss_weights: dict[str, float] = field(default_factory=dict)  # by objective, default 1
     max_bad_steps: Positive = 5  # refused steps in a row that stop the run with exit code 3
     # What follows a loss that is finite and far above the past ones: "log" says it, "skip" refuses the step's update, "rewind" goes

@@ -38,7 +38,7 @@ def build(config: Config, dims: Params, schedule: Schedule) -> optax.GradientTra
     numbers = map_paths(lambda path, d: matrix_form(d) if is_matrix(path, d) else optax.MaskedNode(), dims)
     rest = map_paths(lambda path, d: optax.MaskedNode() if is_matrix(path, d) else d, dims)
     muon = optax.chain(
-        scale_by_muon(beta=config.momentum, weight_dimension_numbers=numbers),
+        scale_by_muon(beta=config.momentum, weight_dimension_numbers=numbers, mu_dtype=config.mu_dtype),
         scale_by_shape(weight_dimension_numbers=numbers),
         optax.add_decayed_weights(config.muon_weight_decay),
         optax.scale_by_learning_rate(lambda step: config.muon_lr * schedule(step)),

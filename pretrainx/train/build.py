@@ -27,9 +27,10 @@ from pretrainx.optim import build as optimizers
 from pretrainx.optim import schedules
 from pretrainx.parallel import layouts, mesh
 from pretrainx.parallel.shard import Dims, Partitioner
-from pretrainx.train import spikes
+from pretrainx.train import offload, spikes
 from pretrainx.train import state as states
 from pretrainx.train.experiment import Experiment, Lengths, lengths, with_vocabulary
+from pretrainx.train.loss_scale import behind_scale
 from pretrainx.train.state import State
 from pretrainx.train.step import make_train_step
 
@@ -59,7 +60,8 @@ class Program:
 
     @cached_property
     def state_shardings(self) -> State:
-        return states.shardings(self.skeleton, self.abstract_state)
+        found = states.shardings(self.skeleton, self.abstract_state)
+        return offload.on_host(found, self.abstract_state) if self.experiment.train.offload_optimizer else found
 
     @cached_property
     def batch_shardings(self) -> dict[str, NamedSharding]:
@@ -83,8 +85,9 @@ class Program:
 
     def compile_train(self) -> Any:
         """The training step, compiled ahead of time for this mesh; the state is donated."""
+        step = offload.bring_and_return(self.step, self.state_shardings) if self.experiment.train.offload_optimizer else self.step
         jitted = jax.jit(
-            self.step,
+            step,
             donate_argnums=0,
             in_shardings=(self.state_shardings, self.batch_shardings),
             out_shardings=(self.state_shardings, self.partitioner.replicated),
@@ -129,6 +132,7 @@ def assemble(
         optim.schedule, warmup_steps=durations.warmup, total_steps=durations.steps, decay_steps=durations.decay, end=optim.end_lr_ratio
     )
     tx = optimizers.build(experiment.optim_module, optim, skeleton.dims, skeleton.abstract, schedule)
+    tx = behind_scale(tx, experiment.train.dtype)
     step = make_train_step(
         skeleton, tx, objectives, experiment.train.loss_weights, experiment.train.grad_accum, lambda s: optim.peak_lr * schedule(s),
         optimizers.trainable(skeleton.dims, optim.trainable) if optim.trainable else None,

@@ -14,6 +14,7 @@ from pretrainx.train.checkpoint import Checkpoints
 FREE = (
     "mesh.", "layout", "checkpoint.", "eval.", "log.",
     "train.stop_at", "train.max_bad_steps", "train.max_rewinds", "train.recheck_every", "train.watchdog_seconds", "train.remat",
+    "train.offload_optimizer",
     "data.prefetch", "data.workers", "data.cache_dir", "data.module", "data.corpora", "data.cache_shards", "data.max_document_bytes",
     "data.encoding_errors", "data.vocabulary", "data.max_epochs", "data.decontaminated",
     "model.attention_kernel", "model.remat", "model.dtype", "model.param_dtype", "model.scan_layers", "model.loss_chunks",
@@ -25,7 +26,7 @@ FLAGGED = (
     "train.spike_policy", "train.spike_window", "train.spike_deviations", "train.spike_reach", "train.skip_rows",
     "data.mixture", "data.rates", "data.objective", "data.objectives", "data.sequence_length", "data.seed",
     "model.name", "model.activation", "model.norm_eps", "model.relative_max_distance", "model.rope_theta",
-    "model.attention_scale", "model.attention_softcap", "model.logit_scale", "model.logit_softcap", "model.init_std",
+    "model.attention_scale", "model.attention_softcap", "model.attention_window", "model.logit_scale", "model.logit_softcap", "model.init_std",
     "model.depth_scaled_init", "model.embed_init_std", "model.head_init_std", "model.embed_scale", "model.pooling", "model.dropout",
     "model.lora_alpha",
 )  # fmt: skip

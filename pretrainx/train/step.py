@@ -11,6 +11,7 @@ from pretrainx.models.embedder import DROPOUT_KEY
 from pretrainx.models.skeleton import Params, Skeleton, map_with_dims
 from pretrainx.objectives.interface import Objective
 from pretrainx.objectives.losses import by_term, term_names
+from pretrainx.train import loss_scale
 from pretrainx.train.state import State
 
 Batch = dict[str, jax.Array]
@@ -62,9 +63,11 @@ def make_train_step(
         parts = {key: loss.total / jnp.where(weights[key] > 0, weights[key], 1.0) for key, loss in found.items()}
         return sum((scales[key] * part for key, part in parts.items()), jnp.zeros(())), parts
 
-    def gradients(params: Params, batch: Batch, key: jax.Array | None) -> tuple[Params, jax.Array, Sums, Sums]:
+    def gradients(
+        params: Params, batch: Batch, key: jax.Array | None, scale: jax.Array | None = None
+    ) -> tuple[Params, jax.Array, Sums, Sums]:
         weights = by_term(objectives, lambda objective, rows: objective.weights(rows), batch)
-        grad = jax.value_and_grad(losses, has_aux=True)
+        grad = loss_scale.value_and_grad(losses, scale)
         if grad_accum == 1:
             (loss, parts), grads = grad(params, batch, weights, key)
             return grads, loss, parts, weights
@@ -86,7 +89,7 @@ def make_train_step(
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step) if skeleton.config.dropout else None
-        grads, loss, parts, weights = gradients(state.params, batch, key)
+        grads, loss, parts, weights = gradients(state.params, batch, key, loss_scale.scale_of(state.opt_state))
         if sharded_update:  # ZeRO: each device reduces, and updates, the part whose moments it holds
             grads = place(grads, partitioner.moment)
         grad_norm = optax.tree.norm(grads)
@@ -95,10 +98,13 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         # Select, never multiply: 0 * NaN is NaN.
         params, opt_state = jax.tree.map(lambda new, old: jnp.where(good, new, old), (params, opt_state), (state.params, state.opt_state))
+        opt_state = loss_scale.adjusted(opt_state, good)
         if sharded_update:
             params = place(params, partitioner.weight)
         bad = (~good).astype(jnp.int32)
-        new = State(state.step + 1, params, opt_state, state.skipped + bad, (state.skipped_in_a_row + bad) * bad)
+        # A step that was refused for its scale alone is no sign of a run gone wrong.
+        wrong = bad * (~loss_scale.is_overflow(state.opt_state, loss, good)).astype(jnp.int32)
+        new = State(state.step + 1, params, opt_state, state.skipped + bad, (state.skipped_in_a_row + wrong) * bad)
         metrics = {"loss": loss, "grad_norm": grad_norm, "lr": learning_rate(state.step - state.skipped), "skipped": new.skipped}
         metrics |= {"skipped_in_a_row": new.skipped_in_a_row, "targets": sum(weights.values(), jnp.zeros(()))}
         if len(scales) > 1:
