@@ -55,12 +55,13 @@ def on_each_device(
 ) -> Callable[..., jax.Array]:
     """`function` run by each device on its own part of arrays with these dims (or, of a pytree, these partitions).
 
-    Inside a region that is manual over some axes already, arrays are parts along those, and only the other axes are cut.
+    Inside a region that is manual over some axes already, arrays are parts along those, and only the other axes are cut; where it
+    is manual over all of them, each device runs by itself as it is.
     """
     rules, mesh = partitioner.layout.activations, partitioner.mesh
     context = jax.sharding.get_abstract_mesh()
-    manual = {} if context.empty else dict(zip(context.axis_names, context.axis_types, strict=True))
-    free = {axis for axis in mesh.axis_names if manual.get(axis) != AxisType.Manual}
+    types = dict.fromkeys(mesh.axis_names) if context.empty else dict(zip(context.axis_names, context.axis_types, strict=True))
+    free = {axis for axis, kind in types.items() if kind != AxisType.Manual}
 
     def partition(dims: Dims) -> PartitionSpec:
         def kept(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
