@@ -26,7 +26,8 @@ FLAGGED = (
     "train.spike_policy", "train.spike_window", "train.spike_deviations", "train.spike_reach", "train.skip_rows",
     "data.mixture", "data.rates", "data.objective", "data.objectives", "data.sequence_length", "data.seed",
     "model.name", "model.activation", "model.norm_eps", "model.relative_max_distance", "model.rope_theta",
-    "model.attention_scale", "model.attention_softcap", "model.attention_window", "model.logit_scale", "model.logit_softcap", "model.init_std",
+    "model.attention_scale", "model.attention_softcap", "model.attention_window", "model.logit_scale", "model.logit_softcap",
+    "model.init_std",
     "model.depth_scaled_init", "model.embed_init_std", "model.head_init_std", "model.embed_scale", "model.pooling", "model.dropout",
     "model.lora_alpha",
 )  # fmt: skip
