@@ -59,6 +59,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "fsdp8": {"layout": "fsdp", "mesh": {"data": 1, "fsdp": 8}},
     "fsdp2x4": {"layout": "fsdp", "mesh": {"data": 2, "fsdp": 4}},
     "fsdp_tp": {"layout": "fsdp_tp", "mesh": {"data": 2, "fsdp": 2, "tensor": 2}},
+    "sequence_tp": {"layout": "fsdp_tp_sequence", "mesh": {"data": 2, "fsdp": 1, "tensor": 4}},
     "tp4": {"layout": "fsdp_tp", "mesh": {"data": 1, "fsdp": 2, "tensor": 4}},
     "fsdp_cp": {"layout": "fsdp_cp", "mesh": {"data": 1, "fsdp": 2, "sequence": 4}},
     "cp8": {"layout": "fsdp_cp", "mesh": {"data": 1, "sequence": 8}},
@@ -66,11 +67,15 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "layout": {"weights": {"mlp": "tensor", "embed": ["fsdp", "data"]}, "activations": {"mlp": "tensor", "length": "sequence"}},
         "mesh": {"data": 2, "fsdp": 1, "tensor": 2, "sequence": 2},
     },
+    "manual8": {"layout": "fsdp_manual", "mesh": {"data": 1, "fsdp": 8}},
+    "manual2x4": {"layout": "fsdp_manual", "mesh": {"data": 2, "fsdp": 4}},
+    "manual_accumulating": {"layout": "fsdp_manual", "mesh": {"data": 2, "fsdp": 2}, "train": {"grad_accum": 2, "remat": "full"}},
+    "manual_chunks": {"layout": "fsdp_manual", "mesh": {"data": 1, "fsdp": 4}, "model": {"loss_chunks": 4, "scan_layers": False}},
     "accumulating": {"layout": "fsdp", "mesh": {"data": 1, "fsdp": 4}, "train": {"grad_accum": 2}},
 }
 
 
-QUICK = ("zero1", "fsdp_tp", "fsdp_cp")
+QUICK = ("zero1", "fsdp_tp", "fsdp_cp", "sequence_tp", "manual2x4")
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS])

@@ -3,6 +3,7 @@
 Legend: B batch, L length, K predicted positions, D embed, E the embedding's own size, V vocab.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,9 +38,17 @@ class TokenHead(nnx.Module):
         if not config.tied_head:
             size, dim = (E, config.embed_dim) if config.head_transform else (D, "embed")
             std = size**-0.5 if config.head_init_std is None else config.head_init_std
-            self.kernel = weight(rngs, (size, V), (dim, "vocab"), normal(std), dtype)
+            self.kernel_dims = (dim, "vocab")
+            self.kernel = weight(rngs, (size, V), self.kernel_dims, normal(std), dtype)
 
-    def __call__(self, hidden: jax.Array, embedding: jax.Array) -> jax.Array:
+    def reader(self, hidden: jax.Array, embedding: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+        """The hidden states, and `(part of them) -> logits` for losses that call it more than once: the matrix is gathered here."""
+        kernel = None
+        if not self.config.tied_head:
+            hidden, kernel = self.partitioner.whole_at(hidden, self.kernel[...], self.kernel_dims, hidden.dtype)
+        return hidden, lambda part: self(part, embedding, kernel)
+
+    def __call__(self, hidden: jax.Array, embedding: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
         config = self.config
         if config.head_transform:
             hidden = self.norm(ACTIVATIONS[config.activation](self.transform(hidden)))
@@ -47,7 +56,8 @@ class TokenHead(nnx.Module):
             hidden = hidden * config.d_model**-0.5 if config.logit_scale == "embed" else hidden
             logits = tied_logits(hidden, embedding)
         else:
-            logits = project(hidden, self.kernel[...].astype(hidden.dtype), out_dtype="float32")
+            kernel = self.kernel[...] if kernel is None else kernel
+            logits = project(hidden, kernel.astype(hidden.dtype), out_dtype="float32")
         if config.head_transform:
             logits = logits + self.bias[...].astype(jnp.float32)
         if config.logit_softcap:

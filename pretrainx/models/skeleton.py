@@ -32,6 +32,19 @@ class Skeleton:
         """The model with these weights; cheap, for use inside a jitted function."""
         return nnx.merge(self.graph, lora.fold(params, self.config.lora_alpha) if lora.KEY in params else params)
 
+    def whole(self, params: Params) -> Params:
+        """The weights as products want them, so that a step moves each once; but layers see to their own (`Stack.run`), and so does
+        the head over tokens (`TokenHead.reader`).
+        """
+        own = "token_head/kernel"
+        dtype = getattr(self.config, "dtype", "float32")
+
+        def one(path: Any, leaf: jax.Array, dims: Dims) -> jax.Array:
+            later = "layers" in dims or own in "/".join(key.key for key in path)  # also with an adapter's "lora/" before it
+            return leaf if later else self.partitioner.whole(leaf, dims, dtype)
+
+        return jax.tree_util.tree_map_with_path(one, params, self.dims) if self.partitioner.inside else params
+
     @property
     def num_params(self) -> int:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract))

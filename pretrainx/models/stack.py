@@ -19,6 +19,11 @@ from pretrainx.models.layers import MLP, NORMS, Dense, dropout, normal, stack, w
 from pretrainx.parallel.shard import Partitioner
 
 
+def _all_but_weights(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Keeps what was computed. What only moves or renames numbers is done again: else the gathered weights of all layers would be kept."""
+    return primitive.name not in ("all_gather", "convert_element_type", "reshape", "transpose", "squeeze", "broadcast_in_dim", "slice")
+
+
 @dataclass(frozen=True)
 class Memory:
     """What the layers of a decoder look up: an encoder's hidden states [B, S, D] (None: a cache has each layer's view of
@@ -90,24 +95,29 @@ class Block(nnx.Module):
     ) -> tuple[jax.Array, KeysValues | None]:
         keys = iter([None] * 3 if key is None else jax.random.split(key, 3))
 
-        def drop(branch: jax.Array) -> jax.Array:
-            return dropout(branch, self.config.dropout, next(keys))
+        constrain, cuts = self.partitioner.constrain, self.partitioner.cuts_residual
+        stream = ("batch", "residual", "embed")
 
-        constrain = self.partitioner.constrain
+        def read(x: jax.Array) -> jax.Array:
+            return constrain(x, "batch", "length", "embed") if cuts else x
+
+        def drop(branch: jax.Array) -> jax.Array:
+            return dropout(constrain(branch, *stream) if cuts else branch, self.config.dropout, next(keys))
+
         look_up = memory.hidden if memory is not None and remembered is None else remembered
         if self.config.post_norm:
-            mixed, written = self.attention(x, places, attend, cached)
+            mixed, written = self.attention(read(x), places, attend, cached)
             x = self.attention_norm(x + drop(mixed))
             if memory is not None:
-                x = self.cross_norm(x + drop(self.cross_attention(x, places, memory.attend, memory=look_up)[0]))
-            x = self.mlp_norm(x + drop(self.mlp(x)))
+                x = self.cross_norm(x + drop(self.cross_attention(read(x), places, memory.attend, memory=look_up)[0]))
+            x = self.mlp_norm(x + drop(self.mlp(read(x))))
         else:
-            mixed, written = self.attention(self.attention_norm(x), places, attend, cached)
-            x = constrain(x + drop(mixed), "batch", "length", "embed")
+            mixed, written = self.attention(read(self.attention_norm(x)), places, attend, cached)
+            x = constrain(x + drop(mixed), *stream)
             if memory is not None:
-                x = x + drop(self.cross_attention(self.cross_norm(x), places, memory.attend, memory=look_up)[0])
-            x = x + drop(self.mlp(self.mlp_norm(x)))
-        return constrain(x, "batch", "length", "embed"), written
+                x = x + drop(self.cross_attention(read(self.cross_norm(x)), places, memory.attend, memory=look_up)[0])
+            x = x + drop(self.mlp(read(self.mlp_norm(x))))
+        return constrain(x, *stream), written
 
 
 class Stack(nnx.Module):
@@ -151,7 +161,8 @@ class Stack(nnx.Module):
         x, cache = self.run(x, Places.of(self.config, positions), attend, memory, cache, key)
         if order is not None:
             x = balance.exchange(x, self.partitioner, back=True)
-        return (x if self.config.post_norm else self.final_norm(x)), cache
+        x = x if self.config.post_norm else self.final_norm(x)
+        return (self.partitioner.constrain(x, "batch", "length", "embed") if self.partitioner.cuts_residual else x), cache
 
     def run(
         self, x: jax.Array, places: Places, attend: Callable[..., Any], memory: Memory | None, cache: Cache | None,
@@ -164,10 +175,14 @@ class Stack(nnx.Module):
         def layer(carry: tuple[jax.Array, Any], inputs: tuple[Any, Any, Any, Any]) -> tuple[tuple[jax.Array, Any], None]:
             (x, own), (number, layer_weights, layer_memory, layer_key) = carry, inputs
             cached = None if own is None else LayerCache(own, number)
+            layer_weights = self.whole(layer_weights)
             return nnx.merge(graph, layer_weights)(x, places, attend, memory, cached, layer_memory, layer_key), None
 
-        if self.config.remat != "none" and cache is None:
-            layer = jax.checkpoint(layer, policy=remat.policy(self.config.remat), prevent_cse=not self.config.scan_layers)
+        policy = None if self.config.remat == "none" else remat.policy(self.config.remat)
+        if self.partitioner.inside and self.config.remat == "none":
+            policy = _all_but_weights
+        if policy is not None and cache is None:
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not self.config.scan_layers)
         carry: Any = (x, None if cache is None else cache.own)
         numbers = np.arange(self.config.num_layers)
         keys = None if key is None else jax.random.split(key, len(numbers))
@@ -177,6 +192,16 @@ class Stack(nnx.Module):
             for i in numbers:
                 carry, _ = layer(carry, (i, *jax.tree.map(lambda a: a[i], (weights, remembered, keys))))  # noqa: B023 - used at once
         return carry[0], None if cache is None else replace(cache, own=carry[1])
+
+    def whole(self, weights: nnx.State) -> nnx.State:
+        """One layer's weights as its products want them, where devices gather by themselves; else the compiler sees to it."""
+        if not self.partitioner.inside:
+            return weights
+
+        def one(variable: Any) -> Any:
+            return variable.replace(self.partitioner.whole(variable[...], variable.get_metadata("dims")[1:], self.config.dtype))
+
+        return jax.tree.map(one, weights, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
     def remember(self, hidden: jax.Array) -> KeysValues:
         """Keys and values [layers, B, M, K, H] of an encoder's hidden states, as each layer will look them up."""

@@ -226,7 +226,8 @@ class Transformer(nnx.Module):
             heads["boundary"] = lambda left, right, offsets: self.boundary_head(left, right, offsets, self.embedder.embedding[...])
         if "classes" in config.heads:
             heads["classes"] = lambda: self.class_head(hidden, batch["segment_ids"] > 0)
-        return Outputs(hidden, self.logits, config.loss_chunks, gathers_targets(self.partitioner), heads)
+        hidden, logits = self.token_head.reader(hidden, self.embedder.embedding[...])
+        return Outputs(hidden, logits, config.loss_chunks, gathers_targets(self.partitioner), heads)
 
     def encode(self, batch: Batch) -> jax.Array:
         """Hidden states [B, L, D]: what a head for another task reads."""

@@ -1,7 +1,8 @@
 """Named layouts: which mesh axis each logical dim lies on. A new layout is one entry here, or a dict in the config.
 
 Logical dims of weights: embed mlp heads kv head_dim vocab layers norm, positions and types (rows of small tables), embedding
-(of a factorised token table), buckets (of relative positions); of activations: batch length embed mlp heads kv vocab.
+(of a factorised token table), buckets (of relative positions); of activations: batch length residual embed mlp heads kv vocab.
+`residual` is the length of what branches of a layer add to, between them; without a rule it lies as `length` does.
 A dim without a rule is replicated. `batch` always lies on data and fsdp together.
 """
 
@@ -13,16 +14,21 @@ from pretrainx.core.errors import InputError, nearest
 Rules = dict[str, str | tuple[str, ...]]
 AXES = ("data", "fsdp", "tensor", "sequence", "expert")
 WEIGHT_DIMS = ("embed", "mlp", "heads", "kv", "head_dim", "vocab", "layers", "norm", "positions", "types", "embedding", "buckets")
-ACTIVATION_DIMS = ("batch", "length", "embed", "mlp", "heads", "kv", "vocab")
+ACTIVATION_DIMS = ("batch", "length", "residual", "embed", "mlp", "heads", "kv", "vocab")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Rules from logical dims to mesh axes; `optimizer` is for the moments, and is `weights` where None."""
+    """Rules from logical dims to mesh axes; `optimizer` is for the moments, and is `weights` where None.
+
+    `manual`: loss and gradients run as one program per device, which gathers its weights and scatters its gradients by its own
+    commands, where otherwise the compiler chooses. Weights may then lie on the axes of `batch` alone.
+    """
 
     weights: Rules = field(default_factory=dict)
     activations: Rules = field(default_factory=lambda: {"batch": ("data", "fsdp")})
     optimizer: Rules | None = None
+    manual: bool = False
 
     @property
     def moments(self) -> Rules:
@@ -43,10 +49,18 @@ LAYOUTS = {
     "fsdp_cp": Layout(
         weights={"embed": ("fsdp", "sequence"), "embedding": ("fsdp", "sequence")}, activations=_BATCH | {"length": "sequence"}
     ),
+    # As fsdp, each layer's weights gathered and its gradients reduce-scattered in so many words, along one dimension of the
+    # torus after the other: a compiler that is left to choose sends twice as much for gradients on a large slice.
+    "fsdp_manual": Layout(weights={"embed": "fsdp", "embedding": "fsdp"}, manual=True),
     # As fsdp, and heads, mlp and vocabulary are cut over `tensor` (Megatron-LM's column and row cuts).
     "fsdp_tp": Layout(
         weights={"embed": "fsdp", "embedding": "fsdp", "heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
         activations=_BATCH | {"heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
+    ),
+    # As fsdp_tp, and what each layer keeps between its branches is cut over `tensor` too (Korthikanti 2022): a share of the memory.
+    "fsdp_tp_sequence": Layout(
+        weights={"embed": "fsdp", "embedding": "fsdp", "heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
+        activations=_BATCH | {"residual": "tensor", "heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
     ),
 }
 
@@ -65,6 +79,10 @@ def resolve(layout: str | dict[str, Any]) -> Layout:
     for kind, rules in layout.items():
         if kind not in accepted:
             raise InputError(f"layout.{kind}: unknown key; {nearest(kind, accepted)}")
+        if kind == "manual":
+            if not isinstance(rules, bool):
+                raise InputError(f"layout.manual: expected True or False, found {rules!r}")
+            continue
         if not isinstance(rules, dict):
             raise InputError(f"layout.{kind}: expected a dict of dim -> mesh axis, found {rules!r}")
         dims = ACTIVATION_DIMS if kind == "activations" else WEIGHT_DIMS
@@ -76,5 +94,7 @@ def resolve(layout: str | dict[str, Any]) -> Layout:
             for axis in (axes,) if isinstance(axes, str) else axes:
                 if axis not in AXES:
                     raise InputError(f"layout.{kind}.{dim}: unknown mesh axis {axis!r}; {nearest(str(axis), AXES)}")
-    normal = {k: {d: a if isinstance(a, str) else tuple(a) for d, a in rules.items()} for k, rules in layout.items()}
-    return Layout(**(normal | {"activations": _BATCH | normal.get("activations", {})}))
+    manual = layout.get("manual", False)
+    tables = {k: rules for k, rules in layout.items() if k != "manual"}
+    normal = {k: {d: a if isinstance(a, str) else tuple(a) for d, a in rules.items()} for k, rules in tables.items()}
+    return Layout(**(normal | {"activations": _BATCH | normal.get("activations", {})}), manual=manual)

@@ -1,18 +1,25 @@
 """Sharding by logical dim names: what a weight or an activation called ("embed", "mlp") looks like on the mesh."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pretrainx.core.errors import InputError
 from pretrainx.parallel.layouts import Layout, Rules
-from pretrainx.parallel.mesh import divisors
+from pretrainx.parallel.mesh import divisors, finer
 
 Dims = tuple[str | None, ...]
+
+
+def axes_of(rule: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of a rule, or of an entry of a PartitionSpec."""
+    return (rule,) if isinstance(rule, str) else tuple(rule or ())
 
 
 def spec(dims: Dims, rules: Rules) -> PartitionSpec:
@@ -20,28 +27,132 @@ def spec(dims: Dims, rules: Rules) -> PartitionSpec:
     used: set[str] = set()
     parts: list[Any] = []
     for dim in dims:
-        axes = rules.get(dim or "", ())
-        axes = tuple(a for a in ((axes,) if isinstance(axes, str) else axes) if a not in used)
+        axes = tuple(a for a in axes_of(rules.get(dim or "")) if a not in used)
         used.update(axes)
         parts.append(axes if len(axes) > 1 else axes[0] if axes else None)
     return PartitionSpec(*parts)
 
 
+def _gather(rows: jax.Array, parts: tuple[str, ...]) -> jax.Array:
+    """[n, ...] of each device to [parts * n, ...] of all.
+
+    Stacked along a dim of its own: the gradient is scattered along that, of which the TPU's compiler makes a reduce-scatter. Of one
+    along a dim that is tiled it makes an all-reduce or pads it. One dimension of the torus after the other, for the same reason.
+    """
+    shape = rows.shape[1:]
+    for part in reversed(parts):  # so that the innermost lies innermost
+        rows = jax.lax.all_gather(rows, part)
+    return rows.reshape(-1, *shape)
+
+
+@jax.custom_vjp
+def _together(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both as they are; backward, neither gradient goes on before the other is there."""
+    return x, weight
+
+
+_together.defvjp(lambda x, weight: ((x, weight), None), lambda _, grads: jax.lax.optimization_barrier(grads))
+
+
 @dataclass(frozen=True)
 class Partitioner:
-    """A mesh and a layout: the one object that modules and steps ask about placement."""
+    """A mesh and a layout: the one object that modules and steps ask about placement.
+
+    `inside`: what asks runs on each device by itself, on its own rows and its own parts of the weights (`per_device`).
+    """
 
     mesh: Mesh
     layout: Layout
+    inside: bool = False
 
     def __hash__(self) -> int:
-        return hash((self.mesh, id(self.layout)))
+        return hash((self.mesh, id(self.layout), self.inside))
+
+    @property
+    def runs_per_device(self) -> bool:
+        """Whether training runs inside `per_device`."""
+        return self.layout.manual and self.mesh.size > 1
+
+    @property
+    def within(self) -> "Partitioner":
+        """The one that modules ask inside `per_device`."""
+        return replace(self, inside=True)
 
     def constrain(self, x: jax.Array, *dims: str | None) -> jax.Array:
-        """Tells the compiler how an activation with these dims lies. A no-op on one device."""
-        if self.mesh.size == 1:
+        """Tells the compiler how an activation with these dims lies. A no-op on one device, and where each runs by itself."""
+        if self.mesh.size == 1 or self.inside:
             return x
+        if "residual" in dims and not self._cuts(x.shape[dims.index("residual")]):
+            dims = tuple("length" if dim == "residual" else dim for dim in dims)
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec(dims, self.layout.activations)))
+
+    @cached_property
+    def _finer(self) -> tuple[Mesh, dict[str, tuple[str, ...]]]:
+        """The mesh with an axis for each dimension of the torus that weights are gathered along, and the names of the parts."""
+        axes = {axis for rule in self.layout.weights.values() for axis in axes_of(rule)}
+        return finer(self.mesh, sorted(axes))
+
+    def _parts(self, axes: Any) -> tuple[str, ...]:
+        """Axes of the finer mesh, the outermost first, that an entry of a PartitionSpec stands for."""
+        return tuple(part for axis in axes_of(axes) for part in self._finer[1][axis])
+
+    def fine(self, sharding: NamedSharding) -> PartitionSpec:
+        """The same partition by axes of the finer mesh."""
+        return PartitionSpec(*(self._parts(axes) or None for axes in sharding.spec))
+
+    def per_device(self, function: Callable[..., Any], in_shardings: Any, out_shardings: Any) -> Callable[..., Any]:
+        """`function` run by each device on its own parts of the arguments, giving its own parts of the results.
+
+        Within it, `within` gathers and sums. Results that are replicated must have been summed (`over_batch`).
+        """
+        specs = [jax.tree.map(self.fine, tree) for tree in (in_shardings, out_shardings)]
+        return jax.shard_map(function, mesh=self._finer[0], in_specs=specs[0], out_specs=specs[1], check_vma=False)
+
+    def on_each_device(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+        """`function` run by each device on its own parts: for kernels that the compiler cannot cut by itself."""
+        if self.inside:
+            return function
+        # Kernels do not say how their outputs vary over the mesh.
+        return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+    def over_batch(self, tree: Any) -> Any:
+        """Sums of the devices' own sums, inside `per_device`; elsewhere sums are global already."""
+        if not self.inside:
+            return tree
+        return jax.lax.psum(tree, self._parts(self.batch_axes))
+
+    def whole(self, weight: jax.Array, dims: Dims, dtype: Any) -> jax.Array:
+        """A weight as products want it: inside `per_device` whole along the axes of the batch, and then of type `dtype`.
+
+        It is cast before it travels, and gradients are summed in that type. What lies whole already is returned as it is; and so is
+        everything elsewhere, where the compiler gathers.
+        """
+        if not self.inside:
+            return weight
+        stored = [self._parts(axes) for axes in spec(dims, self.layout.weights)]
+        if any(stored):  # or the casts of all layers would be made, and kept, before the loop over them
+            weight = jax.lax.optimization_barrier(weight)
+        for dim, parts in enumerate(stored):
+            if parts:
+                weight = jnp.moveaxis(_gather(jnp.moveaxis(weight.astype(dtype), dim, 0), parts), 0, dim)
+        return weight
+
+    def whole_at(self, x: jax.Array, weight: jax.Array, dims: Dims, dtype: Any) -> tuple[jax.Array, jax.Array]:
+        """x, and `whole(weight)`, gathered where x is at hand. Backward, the weight's gradient is scattered before that of x goes on:
+        the compiler would leave it for the end of the step, and keep it whole until then.
+        """
+        if not self.inside:
+            return x, weight
+        x, weight = _together(x, weight)
+        return x, self.whole(weight, dims, dtype)
+
+    def summed(self, gradient: jax.Array, dims: Dims) -> jax.Array:
+        """Inside `per_device`, a gradient summed over those axes of the batch that `whole` did not gather along."""
+        if not self.inside:
+            return gradient
+        gathered = {part for axes in spec(dims, self.layout.weights) for part in self._parts(axes)}
+        rest = tuple(part for part in self._parts(self.batch_axes) if part not in gathered)
+        return jax.lax.psum(gradient, rest) if rest else gradient
 
     def weight(self, dims: Dims) -> NamedSharding:
         return NamedSharding(self.mesh, spec(dims, self.layout.weights))
@@ -63,8 +174,21 @@ class Partitioner:
         return self.mesh.devices.flat[0].platform
 
     @property
+    def cuts_residual(self) -> bool:
+        """Whether the residual stream lies otherwise than what branches compute on."""
+        return "residual" in self.layout.activations
+
+    def _cuts(self, length: int) -> bool:
+        """Whether a residual stream of this length is cut: the one new token of a row that is being written cannot be."""
+        return self.cuts_residual and length % self.axis_size(self.layout.activations["residual"]) == 0
+
+    @property
+    def batch_axes(self) -> tuple[str, ...]:
+        return axes_of(self.layout.activations.get("batch"))
+
+    @property
     def batch_shards(self) -> int:
-        return self.axis_size(self.layout.activations.get("batch", ()))
+        return self.axis_size(self.batch_axes)
 
     def axis_size(self, axes: str | tuple[str, ...]) -> int:
         return int(np.prod([self.mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes)], dtype=int))

@@ -26,7 +26,7 @@ from pretrainx.objectives.losses import term_names
 from pretrainx.optim import build as optimizers
 from pretrainx.optim import schedules
 from pretrainx.parallel import layouts, mesh
-from pretrainx.parallel.shard import Dims, Partitioner
+from pretrainx.parallel.shard import Dims, Partitioner, axes_of
 from pretrainx.train import offload, spikes
 from pretrainx.train import state as states
 from pretrainx.train.experiment import Experiment, Lengths, lengths, with_vocabulary
@@ -126,21 +126,24 @@ def assemble(
     experiment = replace(experiment, model=replace(experiment.model, heads=tuple(sorted(needed.union(experiment.model.heads)))))
     experiment = with_classes(experiment, objectives)
     skeleton = make_skeleton(experiment, devices)
-    require_fit(skeleton, experiment)
+    partitioner = skeleton.partitioner
+    require_fit(skeleton, experiment, batch_spec)
     optim = experiment.optim
     schedule = schedules.build(
         optim.schedule, warmup_steps=durations.warmup, total_steps=durations.steps, decay_steps=durations.decay, end=optim.end_lr_ratio
     )
     tx = optimizers.build(experiment.optim_module, optim, skeleton.dims, skeleton.abstract, schedule)
     tx = behind_scale(tx, experiment.train.dtype)
+    inner = skeletons.build(experiment.model_module, experiment.model, partitioner.within) if partitioner.runs_per_device else None
     step = make_train_step(
         skeleton, tx, objectives, experiment.train.loss_weights, experiment.train.grad_accum, lambda s: optim.peak_lr * schedule(s),
         optimizers.trainable(skeleton.dims, optim.trainable) if optim.trainable else None,
         experiment.train.seed,
+        inner,
     )  # fmt: skip
     if experiment.train.spike_policy == "skip":
         step, batch_spec = spikes.refusing(step), batch_spec | {spikes.LIMIT: ((experiment.train.batch_size,), np.dtype(np.float32))}
-    return Program(experiment, vocabulary, durations, skeleton.partitioner, skeleton, objectives, tx, batch_spec, step)
+    return Program(experiment, vocabulary, durations, partitioner, skeleton, objectives, tx, batch_spec, step)
 
 
 def with_classes(experiment: Experiment, objectives: dict[str, Objective]) -> Experiment:
@@ -157,7 +160,8 @@ def with_classes(experiment: Experiment, objectives: dict[str, Objective]) -> Ex
 
 def make_skeleton(experiment: Experiment, devices: Sequence[Any] | None = None) -> Skeleton:
     """The model on the config's mesh and layout, once `model.vocab_size` is settled."""
-    partitioner = Partitioner(mesh.make(experiment.mesh, devices), layouts.resolve(experiment.layout))
+    layout = layouts.resolve(experiment.layout)
+    partitioner = Partitioner(mesh.make(experiment.mesh, devices, by_place=layout.manual), layout)
     return skeletons.build(experiment.model_module, experiment.model, partitioner)
 
 
@@ -188,7 +192,7 @@ def require_positions(batch_spec: BatchSpec, model: Any) -> None:
         )
 
 
-def require_fit(skeleton: Skeleton, experiment: Experiment) -> None:
+def require_fit(skeleton: Skeleton, experiment: Experiment, batch_spec: BatchSpec | None = None) -> None:
     """Raises one InputError with every misfit of the model's weights, its activations and the batches with the mesh."""
     model, train, partitioner = experiment.model, experiment.train, skeleton.partitioner
     rows, length = partitioner.batch_shards, experiment.data.sequence_length
@@ -197,9 +201,38 @@ def require_fit(skeleton: Skeleton, experiment: Experiment) -> None:
         "queries": (("batch", "length", "heads"), (rows, length, model.num_heads)),
         "keys": (("batch", "length", "kv"), (rows, length, model.kv_heads)),
         "mlp": (("batch", "length", "mlp"), (rows, length, model.mlp_dim)),
+        "residual stream": (("batch", "residual"), (rows, length)),
         "logits": (("batch", "vocab"), (rows, model.vocab_size)),
     }
+    for name, (shape, _) in (batch_spec or {}).items():
+        if name in ("tokens", "encoder_tokens"):  # an objective's rows may be shorter or longer than its windows
+            activations[f"{name} in the residual stream"] = (("batch", "residual"), (rows, shape[1]))
+    if partitioner.runs_per_device:
+        require_manual(partitioner, model)
     partitioner.require_fit(skeleton.table(), activations, train.batch_size, train.grad_accum, experiment.eval.batch_size)
+
+
+def require_manual(partitioner: Partitioner, model: Any) -> None:
+    """Raises InputError where a manual layout is asked for what only the compiler can cut, or for what would be drawn otherwise."""
+    batch, idle = partitioner.batch_axes, {axis for axis, size in partitioner.mesh.shape.items() if size == 1}
+    rules = {"weights": partitioner.layout.weights, "activations": partitioner.layout.activations}
+    over = {kind: {axis: dim for dim in found for axis in axes_of(found[dim])} for kind, found in rules.items()}
+    for kind, axes in over.items():
+        if wrong := [axis for axis in axes if axis not in batch and axis not in idle]:
+            raise InputError(
+                f"layout.{kind}.{axes[wrong[0]]}: a manual layout lies on the axes of batch alone ({', '.join(batch)}), found "
+                f"{wrong[0]!r}; choose an automatic one, such as layout='fsdp_tp'"
+            )
+    if unused := [axis for axis, size in partitioner.mesh.shape.items() if size > 1 and axis not in batch]:
+        raise InputError(
+            f"mesh.{unused[0]}={partitioner.mesh.shape[unused[0]]}: a manual layout uses {', '.join(batch)} alone; set it to 1, or "
+            "choose layout='fsdp_tp'"
+        )
+    if model.dropout:
+        raise InputError(
+            f"model.dropout {model.dropout}: in a manual layout each device would draw for its own rows, and a mesh would change what is "
+            "dropped; choose layout='fsdp', or no dropout"
+        )
 
 
 def from_mixture(experiment: Experiment, mixture: Mixture, devices: Sequence[Any] | None = None) -> tuple[Program, RowBuilder]:

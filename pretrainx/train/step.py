@@ -45,20 +45,24 @@ def make_train_step(
     learning_rate: Callable[[jax.Array], jax.Array],
     trained: Params | None = None,
     seed: int = 0,
+    inner: Skeleton | None = None,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """`(state, batch) -> (state, metrics)`.
 
     The loss is the weighted sum, over objectives and their terms, of summed loss / summed weight, both over the global
     batch: so padding, packing, accumulation and the number of devices cannot tilt it.
     A step whose loss or gradient is not finite changes nothing but the counters.
+    In a manual layout, loss and gradients are computed by each device on its own rows, and `inner` is the skeleton for that.
     `trained` says of each weight whether a gradient is wanted; None: of all. What dropout drops follows from `seed` and the step.
     """
     scales = term_scales(objectives, loss_weights)
+    model = skeleton if inner is None else inner
+    own = model.partitioner
 
     def losses(params: Params, batch: Batch, weights: Sums, key: jax.Array | None) -> tuple[jax.Array, Sums]:
         if trained is not None:  # nothing is computed for the gradients of what is frozen
             params = jax.tree.map(lambda x, keep: x if keep else jax.lax.stop_gradient(x), params, trained)
-        outputs = skeleton.merge(params)(batch if key is None else batch | {DROPOUT_KEY: key})
+        outputs = model.merge(model.whole(params))(batch if key is None else batch | {DROPOUT_KEY: key})
         found = by_term(objectives, lambda objective, rows: objective.loss(outputs, rows), batch)
         parts = {key: loss.total / jnp.where(weights[key] > 0, weights[key], 1.0) for key, loss in found.items()}
         return sum((scales[key] * part for key, part in parts.items()), jnp.zeros(())), parts
@@ -66,11 +70,11 @@ def make_train_step(
     def gradients(
         params: Params, batch: Batch, key: jax.Array | None, scale: jax.Array | None = None
     ) -> tuple[Params, jax.Array, Sums, Sums]:
-        weights = by_term(objectives, lambda objective, rows: objective.weights(rows), batch)
+        weights = own.over_batch(by_term(objectives, lambda objective, rows: objective.weights(rows), batch))
         grad = loss_scale.value_and_grad(losses, scale)
         if grad_accum == 1:
             (loss, parts), grads = grad(params, batch, weights, key)
-            return grads, loss, parts, weights
+            return summed(grads, loss, parts, weights)
 
         def add(total: Any, inputs: tuple[Batch, Any]) -> tuple[Any, None]:
             (loss, parts), grads = grad(params, inputs[0], weights, inputs[1])
@@ -79,7 +83,11 @@ def make_train_step(
         keys = None if key is None else jax.random.split(key, grad_accum)
         zeros = jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), {name: jnp.zeros(()) for name in scales}
         (grads, loss, parts), _ = jax.lax.scan(add, zeros, (microbatches(batch, grad_accum), keys))
-        return grads, loss, parts, weights
+        return summed(grads, loss, parts, weights)
+
+    def summed(grads: Params, loss: jax.Array, parts: Sums, weights: Sums) -> tuple[Params, jax.Array, Sums, Sums]:
+        """Over all devices; `weights` are that already."""
+        return map_with_dims(lambda dims, g: own.summed(g, dims), skeleton.dims, grads), *own.over_batch((loss, parts)), weights
 
     partitioner = skeleton.partitioner
     sharded_update = partitioner.layout.optimizer is not None and partitioner.mesh.size > 1
@@ -89,7 +97,14 @@ def make_train_step(
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step) if skeleton.config.dropout else None
-        grads, loss, parts, weights = gradients(state.params, batch, key, loss_scale.scale_of(state.opt_state))
+        scale = loss_scale.scale_of(state.opt_state)
+        if partitioner.runs_per_device:
+            here, shardings = partitioner.replicated, map_with_dims(partitioner.weight, skeleton.dims)
+            rows = {name: partitioner.batch(x.ndim) for name, x in batch.items()}
+            run = partitioner.per_device(lambda p, b: gradients(p, b, key, scale), (shardings, rows), (shardings, here, here, here))
+            grads, loss, parts, weights = run(state.params, batch)
+        else:
+            grads, loss, parts, weights = gradients(state.params, batch, key, scale)
         if sharded_update:  # ZeRO: each device reduces, and updates, the part whose moments it holds
             grads = place(grads, partitioner.moment)
         grad_norm = optax.tree.norm(grads)

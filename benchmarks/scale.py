@@ -1,0 +1,154 @@
+"""What the compiled 1.2B step of configs/decoder_1b.py holds and sends per chip, ours beside bare JAX: the table of docs/benchmarks.md.
+
+    python benchmarks/scale.py                       # every row, some twenty compiles of one to three minutes
+    python benchmarks/scale.py --only v5e-16-fsdp    # one row
+    python benchmarks/scale.py --list
+
+Compiles ahead of time for TPUs that are not there; each compile is a process of its own, and nothing is kept. Bytes on the wire are
+those that a chip sends in a step, with loops multiplied out (pretrainx/plan/walk.py); peaks are the compiler's. Compare peaks and wire
+bytes, not temporaries: they differ between versions of the compiler while the others did not.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "decoder_1b.py"
+MANUAL = ["--config.layout=fsdp_manual"]
+ROWS_256 = ["--config.train.batch_size=1024"]
+TP = ["--config.mesh.fsdp=4", "--config.mesh.tensor=4"]
+LARGE_VOCABULARY = ["--config.model.vocab_size=262144"]
+
+# name: (topology, flags of ours, or arguments of the bare step; what it is, goals)
+OURS = {
+    "v5e-16-fsdp": ("v5e:4x4", [], "fsdp, full remat"),
+    "v5e-16-fsdp-manual": ("v5e:4x4", MANUAL, "fsdp_manual, full remat: goals 3.0 GB, 6,700 MB, 40 CPU-s"),
+    "v5e-16-minimal": ("v5e:4x4", [*MANUAL, "--config.train.remat=minimal"], "fsdp_manual, minimal remat: goal 9.0 GB"),
+    "v5e-256-fsdp": ("v5e:16x16", ROWS_256, "fsdp, full remat"),
+    "v5e-256-fsdp-manual": ("v5e:16x16", [*ROWS_256, *MANUAL], "fsdp_manual, full remat: goals 1.5 GB, 7,400 MB"),
+    "v5e-16-tp": ("v5e:4x4", [*TP, "--config.layout=fsdp_tp"], "fsdp 4 x tensor 4"),
+    "v5e-16-tp-sequence": ("v5e:4x4", [*TP, "--config.layout=fsdp_tp_sequence"], "the same, sequence-sharded: goal 9,000 MB"),
+    "v5e-2x16-hybrid": ("v5e:4x4@2", [*MANUAL, "--config.mesh.data=2", "--config.train.batch_size=128"], "two slices, data between"),
+    "v5p-64": ("v5p:4x4x4", ["--config.train.batch_size=256"], "fsdp"),
+    "v5p-64-manual": ("v5p:4x4x4", ["--config.train.batch_size=256", *MANUAL], "fsdp_manual"),
+    "tpu7x-64": ("tpu7x:4x4x4", ["--config.train.batch_size=512"], "fsdp"),
+    "tpu7x-64-manual": ("tpu7x:4x4x4", ["--config.train.batch_size=512", *MANUAL], "fsdp_manual"),
+    "vocabulary-whole": ("v5e:4x4", [*MANUAL, *LARGE_VOCABULARY, "--config.model.loss_chunks=1"], "262,144 ids, the loss in one part"),
+    "vocabulary-chunks": ("v5e:4x4", [*MANUAL, *LARGE_VOCABULARY, "--config.model.loss_chunks=32"], "262,144 ids, in 32 parts"),
+}  # fmt: skip
+BARE = {
+    "bare-v5e-16": ("v5e:4x4", {}, "fsdp, full remat"),
+    "bare-v5e-16-minimal": ("v5e:4x4", {"remat": "minimal"}, "fsdp, minimal remat"),
+    "bare-v5e-256": ("v5e:16x16", {}, "fsdp, full remat"),
+    "bare-v5e-16-tp": ("v5e:4x4", {"tensor": 4}, "fsdp 4 x tensor 4"),
+    "bare-v5p-64": ("v5p:4x4x4", {}, "fsdp, full remat"),
+    "bare-tpu7x-64": ("tpu7x:4x4x4", {}, "fsdp, full remat"),
+}
+
+
+def compile_ours(name: str):
+    """(compiled, sizes of its mesh)"""
+    from pretrainx.core import cli
+    from pretrainx.plan import topology
+    from pretrainx.train import build, experiment
+
+    place, flags, _ = OURS[name]
+    parser = argparse.ArgumentParser()
+    cli.add_config_flags(parser)
+    _, config = cli.parse_config_args(parser, [f"--config={CONFIG}", *flags])
+    program = build.without_data(experiment.load(config), topology.devices(place))
+    return program.compile_train(), dict(program.partitioner.mesh.shape)
+
+
+def compile_bare(name: str):
+    import bare_step
+
+    from pretrainx.plan import topology
+
+    place, options, _ = BARE[name]
+    devices = topology.devices(place)
+    step, arguments = bare_step.make(devices, **options)
+    tensor = options.get("tensor", 1)
+    return step.lower(*arguments).compile(), {"fsdp": len(devices) // tensor, "tensor": tensor}
+
+
+def measure(name: str) -> dict:
+    """Of one row, in this process."""
+    from pretrainx.core.chips import chip
+    from pretrainx.plan import hlo, topology, walk
+    from pretrainx.plan.compile import collectives
+    from pretrainx.plan.roofline import predict
+    from pretrainx.train.describe import memory_bytes
+
+    place = topology.parse((OURS | BARE)[name][0])
+    begun = time.process_time()
+    compiled, mesh = (compile_ours if name in OURS else compile_bare)(name)
+    cpu_seconds = time.process_time() - begun
+    text, wire = compiled.as_text(), defaultdict(float)
+    loop = walk.walk(hlo.parse(text), 0.55)
+    for row in collectives(loop, mesh):
+        wire[row["kind"]] += row["wire_bytes"]
+    return {
+        "name": name, "what": (OURS | BARE)[name][2], "topology": place.name, "wire_bytes": sum(wire.values()), "wire_by_kind": dict(wire),
+        "kernel_calls": text.count("tpu_custom_call"), "compile_cpu_seconds": cpu_seconds, "unknown_loops": walk.unknown_loops(loop),
+        "step_seconds": predict(loop, chip(place.chip.name), place.slice_chips).seconds, **memory_bytes(compiled.memory_analysis()),
+    }  # fmt: skip
+
+
+def in_a_process_of_its_own(name: str) -> dict:
+    """What `measure` says, or {"name", "error"}."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(
+        [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])}  # fmt: skip
+    done = subprocess.run([sys.executable, __file__, "--child", name], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        return {"name": name, "error": (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def show(row: dict) -> None:
+    if "error" in row:
+        print(f"| {row['name']} | failed: {row['error'][:160]} |")
+        return
+    kinds = ", ".join(
+        f"{kind} {size / 1e6:,.0f}" for kind, size in sorted(row["wire_by_kind"].items(), key=lambda item: -item[1]) if size > 5e5
+    )
+    print(
+        f"| {row['name']} | {row['topology']} | {row['what']} | {row['peak_bytes'] / 1e9:.2f} | {row['wire_bytes'] / 1e6:,.0f} | {kinds} | "
+        f"{row['step_seconds']:.3g} | {row['kernel_calls']} | {row['compile_cpu_seconds']:.0f} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", metavar="NAME", action="append", choices=[*OURS, *BARE], help="this row alone; may be given again")
+    parser.add_argument("--list", action="store_true", help="name the rows, and stop")
+    parser.add_argument("--json", action="store_true", help="print the rows as one JSON object")
+    parser.add_argument("--child", choices=[*OURS, *BARE], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(measure(args.child)))
+        return
+    if args.list:
+        for name, (place, _, what) in (OURS | BARE).items():
+            print(f"{name:<20} {place:<12} {what}")
+        return
+    print("| row | topology | layout | peak GB | wire MB | by kind | step s (predicted) | kernel calls | compile CPU-s |\n|" + "---|" * 9,
+          file=sys.stderr if args.json else sys.stdout)  # fmt: skip
+    rows = []
+    for name in args.only or [*OURS, *BARE]:
+        rows.append(in_a_process_of_its_own(name))
+        if not args.json:
+            show(rows[-1])
+    if args.json:
+        print(json.dumps({"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The manual layout: each device gathers its weights and scatters its gradients itself, as much as it must and no more."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import Mesh
+from support import experiment
+from test_parallel import OPTIM, program_on, start, two_steps
+
+from pretrainx.core import sections
+from pretrainx.core.errors import InputError
+from pretrainx.data.loader import open_mixture
+from pretrainx.models.skeleton import flatten
+from pretrainx.parallel import layouts, mesh
+from pretrainx.plan import hlo, walk
+from pretrainx.train import build
+from pretrainx.train import state as states
+
+SCALARS = 200  # bytes: losses, weights and squares of each array are summed too
+MANUAL: dict[str, Any] = {"layout": "fsdp_manual", "mesh": {"data": 2, "fsdp": 4}}
+
+
+@dataclass(frozen=True)
+class Chip:
+    """As much of a TPU device as a mesh asks."""
+
+    coords: tuple[int, ...]
+    core_on_chip: int = 0
+    platform: str = "tpu"
+
+
+def along(places: list[tuple[int, ...]], cores: int = 1) -> tuple[int, ...]:
+    """What an axis of devices at these places, in turn, is made of."""
+    devices = np.array([Chip(place, core) for place in places for core in range(cores)], dtype=object)
+    found = object.__new__(Mesh)  # a real one wants real devices
+    object.__setattr__(found, "axis_names", ("fsdp",))
+    object.__setattr__(found, "devices", devices)
+    return mesh.by_torus(found, "fsdp")
+
+
+def grid(*sides: int) -> list[tuple[int, ...]]:
+    return [tuple(map(int, place)) for place in np.ndindex(*sides)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 2), st.randoms())
+def test_an_axis_row_by_row_is_made_of_the_dimensions_of_the_torus(sides: list[int], cores: int, random: Any) -> None:
+    order = list(range(len(sides)))
+    random.shuffle(order)  # which coordinate is which says nothing
+    places = [tuple(place[i] + 3 for i in order) for place in grid(*sides)]
+    wanted = tuple(side for side in (*sides, cores) if side > 1) or (1,)
+    assert along(places, cores) == wanted
+    assert math.prod(along(places, cores)) == len(places) * cores
+
+
+def test_an_axis_in_another_order_is_one_ring() -> None:
+    """As `jax.make_mesh` lays 16 devices over 4 x 4: in a snake."""
+    snake = [(x, y if x % 2 == 0 else 3 - y) for x in range(4) for y in range(4)]
+    assert along(snake) == (16,)
+    assert along([(0, 0), (1, 1), (2, 2), (3, 3)]) == (4,)
+    assert along(grid(4, 4)[:6]) == (6,)  # no whole rows
+
+
+def test_a_finer_mesh_has_the_same_devices_in_the_same_order() -> None:
+    plain = mesh.make(sections.Mesh(data=1, fsdp=8))
+    fine, names = mesh.finer(plain, ["fsdp"])
+    assert fine.devices.ravel().tolist() == plain.devices.ravel().tolist()
+    assert names["fsdp"] == ("fsdp_0", "fsdp_1") and names["data"] == ("data",)
+    assert (fine.shape["fsdp_0"], fine.shape["fsdp_1"]) == (2, 4) and fine.shape["data"] == 1
+
+
+def wire(program: build.Program) -> dict[str, float]:
+    """Bytes that a device sends in a step, by kind of collective, of the program as this CPU's compiler made it."""
+    found: dict[str, float] = defaultdict(float)
+    loop = walk.walk(hlo.parse(program.compile_train().as_text()))
+    assert not walk.unknown_loops(loop)
+    for step, times in walk.flat(loop):
+        if step.collective:
+            found[step.collective.kind] += times * step.collective.wire_bytes
+    return found
+
+
+def sizes(program: build.Program) -> tuple[float, float, float]:
+    """Bytes of the weights that are cut: in the layers, outside of them; and bytes of those that are whole everywhere."""
+    inside = outside = whole = 0.0
+    for dims, shape in program.skeleton.table().values():
+        size = 4.0 * math.prod(shape)
+        if "embed" not in dims:
+            whole += size
+        elif "layers" in dims:
+            inside += size
+        else:
+            outside += size
+    return inside, outside, whole
+
+
+@pytest.mark.parametrize("remat", ["full", "none"])
+def test_what_is_sent_is_two_gathers_and_one_scatter(remat: str, cache_dir: Path) -> None:
+    """Of the layers' weights two gathers, of the others one, of all gradients one scatter: closed forms, whatever the compiler.
+
+    Also without remat: gathered weights are never kept for the backward pass. What is whole everywhere is summed (twice its bytes).
+    """
+    program, _ = program_on(cache_dir, layout="fsdp_manual", mesh={"data": 1, "fsdp": 8}, train={"remat": remat}, model={"loss_chunks": 4})
+    inside, outside, whole = sizes(program)
+    found, share = wire(program), 7 / 8
+    assert found["all-gather"] == pytest.approx(share * (2 * inside + outside))
+    assert found["reduce-scatter"] == pytest.approx(share * (inside + outside))
+    assert found["all-reduce"] == pytest.approx(2 * share * whole, abs=SCALARS)
+    assert set(found) == {"all-gather", "reduce-scatter", "all-reduce"}
+
+
+def test_between_copies_only_parts_are_summed(cache_dir: Path) -> None:
+    """With two copies of the cut weights, each device adds up the part that it holds: an all-reduce of a fourth."""
+    program, _ = program_on(cache_dir, **MANUAL)
+    inside, outside, whole = sizes(program)
+    found = wire(program)
+    assert found["reduce-scatter"] == pytest.approx(3 / 4 * (inside + outside))
+    assert found["all-reduce"] == pytest.approx(2 * 1 / 2 * (inside + outside) / 4 + 2 * 7 / 8 * whole, abs=SCALARS)
+
+
+def test_the_state_lies_as_in_fsdp(cache_dir: Path) -> None:
+    """So a checkpoint of the one goes on in the other."""
+    manual, _ = program_on(cache_dir, **MANUAL)
+    automatic, _ = program_on(cache_dir, **(MANUAL | {"layout": "fsdp"}))
+    pairs = zip(jax.tree.leaves(manual.abstract_state), jax.tree.leaves(automatic.abstract_state), strict=True)
+    assert all(a.shape == b.shape and a.dtype == b.dtype for a, b in pairs)
+    shardings = zip(jax.tree.leaves(manual.state_shardings), jax.tree.leaves(automatic.state_shardings), strict=True)
+    for (a, b), leaf in zip(shardings, jax.tree.leaves(manual.abstract_state), strict=True):
+        assert a.is_equivalent_to(b, len(leaf.shape))
+
+
+def steps_on(cache_dir: Path, **more: Any) -> list[tuple[Any, list[dict[str, float]]]]:
+    """Two steps on one device and on the manual mesh."""
+    return [two_steps(*program_on(cache_dir, **more, **on)) for on in ({}, MANUAL)]
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "two_objectives": {"data": {"mixture": {"topics": 1.0, "short:prefix": 1.0}}, "model": {"name": "prefix_decoder"}},
+    "replaced_token": {"data": {"mixture": {"topics:replaced_token": 1.0}}, "model": {"name": "electra"}},
+    "tied_and_learned": {"model": {"tied_head": True, "positions": "learned", "loss_chunks": 2}},
+    "lora": {"model": {"lora_rank": 4, "lora_targets": ("*attention/*", "*mlp/down")}},
+    "frozen": {"optim": {**OPTIM, "trainable": ("stack/*",)}},
+    "encoder_decoder": {"data": {"mixture": {"topics:span_corruption": 1.0}}, "model": {"name": "t5"}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_families_and_objectives_equal_one_device(name: str, cache_dir: Path) -> None:
+    """As in test_parallel, for what has several terms, stacks, tables or frozen weights; the tolerances are those of that file."""
+    (one, alone), (many, seen) = steps_on(cache_dir, **CASES[name])
+    for found, wanted in zip(seen, alone, strict=True):
+        assert found.keys() == wanted.keys()
+        for key in found:
+            assert found[key] == pytest.approx(wanted[key], rel=2e-5, abs=1e-7), key
+    for (path, a), (_, b) in zip(flatten(many.params), flatten(one.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.slow
+def test_a_row_that_is_not_finite_stops_the_update_on_every_device(cache_dir: Path) -> None:
+    program, builder = program_on(cache_dir, **MANUAL)
+    state, step = start(program), program.compile_train()
+    batch = builder.build(open_mixture(program.experiment.data, "train").order().rows(0, 8))
+    before = states.sha256(state)
+    bad = batch | {"loss_weights": batch["loss_weights"].copy()}
+    bad["loss_weights"][5, 3] = np.nan
+    state, metrics = step(state, jax.device_put(bad, program.batch_shardings))
+    assert states.sha256(state) == before and int(metrics["skipped"]) == 1
+    state, metrics = step(state, jax.device_put(batch, program.batch_shardings))
+    assert states.sha256(state) != before and math.isfinite(float(metrics["loss"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mesh": {"data": 2, "fsdp": 2, "tensor": 2}}, "mesh.tensor=2: a manual layout uses data, fsdp alone"),
+        ({"model": {"dropout": 0.1}}, "model.dropout 0.1: in a manual layout"),
+        (
+            {"layout": {"manual": True, "weights": {"mlp": "tensor"}}, "mesh": {"data": 2, "fsdp": 1, "tensor": 4}},
+            "layout.weights.mlp: .*axes of batch alone .*'tensor'",
+        ),
+        ({"layout": {"manual": True, "activations": {"length": "sequence"}}, "mesh": {"data": 2, "sequence": 4}}, "activations.length"),
+        ({"layout": {"manual": 1}}, "layout.manual: expected True or False, found 1"),
+        ({"model": {"d_model": 36, "num_heads": 2}, "mesh": {"data": 1, "fsdp": 8}}, "embed 36 .*not divisible by fsdp=8"),
+    ],
+)
+def test_what_a_manual_layout_cannot_do_is_refused(change: dict[str, Any], message: str, cache_dir: Path) -> None:
+    checked = experiment(cache_dir, optim=OPTIM, **(MANUAL | change))
+    with pytest.raises(InputError, match=message):
+        build.from_mixture(checked, open_mixture(checked.data, "train"), jax.devices()[:8])
+
+
+def test_a_manual_layout_may_be_a_dict() -> None:
+    found = layouts.resolve({"manual": True, "weights": {"embed": ["data", "fsdp"]}})
+    assert found.manual and found.weights == {"embed": ("data", "fsdp")} and found.activations == {"batch": ("data", "fsdp")}
+    assert not layouts.resolve({"weights": {"embed": "fsdp"}}).manual
+
+
+def test_a_residual_stream_that_does_not_divide_is_refused(cache_dir: Path) -> None:
+    with pytest.raises(InputError, match=r"residual 30 .*tensor=4"):
+        program_on(cache_dir, layout="fsdp_tp_sequence", mesh={"data": 1, "fsdp": 2, "tensor": 4}, data={"sequence_length": 30})
