@@ -7,6 +7,7 @@ whole, or was damaged in place, which its digests tell. A save that fails costs 
 import copy
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pretrainx.train.state import State
 
 ITEMS = ("params", "rest", "facts")
 UNFINISHED = "*.orbax-checkpoint-tmp*"
+POLL_S = 0.05  # between two looks at a save under way
 QUARANTINE = "damaged_checkpoints"  # in the run's folder
 ASIDE = "set_aside_checkpoints"  # what tools/train.py --rewind_to moved
 
@@ -120,12 +122,23 @@ class Checkpoints:
 
     def collect(self, wait: bool = False) -> bool:
         """Whether the save under way has come to nothing, which is said and counted; call it now and then."""
-        # With several processes the answer costs a barrier, which only a save or the end of the run may have.
-        if (
-            self._saving is None
-            or self._manager is None
-            or (not wait and (jax.process_count() > 1 or self._manager.is_saving_in_progress()))
-        ):
+        if self._saving is None or self._manager is None:
+            return False
+        if jax.process_count() > 1:
+            # The whole answer costs a barrier, which only a save or the end of the run may have. But what went wrong in this process is
+            # known here, and a barrier would wait for it as long as the library's timeout, 20 minutes.
+            try:
+                self._manager.check_for_errors()
+                while wait and self._manager.is_saving_in_progress():
+                    time.sleep(POLL_S)
+                    self._manager.check_for_errors()
+            except Interrupted:
+                raise
+            except Exception as error:
+                self._give_up(self._saving, error)
+            if not wait:
+                return False
+        if not wait and self._manager.is_saving_in_progress():
             return False
         step, self._saving = self._saving, None
         try:

@@ -91,6 +91,9 @@ def train(run: Run) -> dict[str, Any]:
                 return stretch(run, progress, signals)
             except Rewind as spike:
                 go_back(run, spike, rewinds)
+            except GuardStop:
+                run.checkpoints.collect(wait=True)  # a save under way is of a step that was good
+                raise
 
 
 def stretch(run: Run, progress: Progress, signals: Signals) -> dict[str, Any]:
@@ -184,12 +187,14 @@ def next_batch(run: Run, source: Iterator[Batch], reporter: Reporter) -> Batch:
     """The next batch. Where the data cannot be read any more, a run of one process saves what it has learned before it ends."""
     try:
         return next(source)
-    except InputError as error:
-        if jax.process_count() == 1 and run.step and run.step not in run.checkpoints.steps():
-            log(f"the data of step {run.step + 1} cannot be read; saving first")
-            save(run, reporter)
-            run.checkpoints.close()
-        raise error
+    except InputError:
+        if jax.process_count() == 1:
+            run.checkpoints.collect(wait=True)
+            if run.step and run.step not in run.checkpoints.steps():
+                log(f"the data of step {run.step + 1} cannot be read; saving first")
+                save(run, reporter)
+                run.checkpoints.close()
+        raise
 
 
 def first_state(program: Program) -> State:

@@ -34,6 +34,7 @@ PERIOD_S = 1.0
 LOST_S = 20.0  # of silence; less than the 30 s after which JAX itself ends the processes, with a message that names a task number
 SUSPECT_S = 5.0  # of silence, once a collective has failed
 GRACE_S = 5.0  # for a process whose neighbour ended: it may be about to end for the same reason, with a message of its own
+LEAVE_S = 10.0  # for a process that ends with an error to say so
 DUMP_S = 3.0  # for the others to write their stacks
 STARTUP_FACTOR = 10  # compiles, restores and waits for all other processes take longer than a step, a save or an evaluation
 DONE = "done"
@@ -84,12 +85,11 @@ class Watchdog:
             self._blame(error)
         self._stop.set()
         # What all processes agreed on is no reason for the others to end before they come to it themselves.
-        agreed = error is None or isinstance(error, (GuardStop, Interrupted)) or type(error).__name__ == "Rewind"
+        agreed = error is None or isinstance(error, (GuardStop, Interrupted))
         self._ended = DONE if agreed else " ".join(f"{kind.__name__ if kind else ''}: {error}".split())[:300]
         self._tell()
         if not agreed and self.count > 1:
-            # JAX's own end waits for all processes, and the others wait in a collective for this one.
-            atexit.register(leave, EXIT_BAD_INPUT if isinstance(error, InputError) else 1)
+            leave_soon(EXIT_BAD_INPUT if isinstance(error, InputError) else 1)
 
     def _run(self) -> None:
         while not self._stop.wait(PERIOD_S):
@@ -173,7 +173,7 @@ class Watchdog:
         until = time.monotonic() + SUSPECT_S + 2 * PERIOD_S
         while time.monotonic() < until:
             self._hear()
-            if lost := self._silent(SUSPECT_S):
+            if lost := self._silent(SUSPECT_S) + [p for p in self.peers.values() if p.alive and p.told["ended"] == DONE]:
                 step, phase, _ = self.where()
                 self._end(f"{'; '.join(map(described, lost))}; this process {self.process} was at step {step}, {phase}")
             time.sleep(PERIOD_S / 4)
@@ -210,6 +210,14 @@ def leave(code: int) -> None:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(code)
+
+
+def leave_soon(code: int) -> None:
+    """Lets this process say why it ends, and ends it: what Python and JAX do at an exit would wait for the other processes."""
+    atexit.register(leave, code)
+    timer = threading.Timer(LEAVE_S, leave, (code,))  # where it never comes so far, since a thread of a save waits for the others
+    timer.daemon = True
+    timer.start()
 
 
 def read(path: Path) -> dict[str, Any]:
