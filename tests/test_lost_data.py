@@ -41,7 +41,7 @@ def test_shards_deleted_while_it_trains(tmp_path: Path, workers: int) -> None:
         path.unlink()
     said = finish(process, code=2)["stderr"].splitlines()
     assert said[-1].startswith("error: token cache: ") and ".arrayrecord is damaged or missing" in said[-1], said[-5:]
-    assert "cannot be read; saving first" in said[-2]
+    assert any("cannot be read; saving first" in line for line in said)
     shutil.rmtree(cache)
     write_split(cache, "topics", "train", documents()[:60], num_shards=30)
     saved = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).latest()

@@ -7,7 +7,10 @@ whole, or was damaged in place, which its digests tell. A save that fails costs 
 import copy
 import os
 import shutil
+import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ class Checkpoints:
         self.committed = 0  # the newest step that is surely on disk; 0: none
         self._saving: int | None = None  # the step of the save under way
         self._error: SaveFailed | None = None  # of the last save, if that failed
+        self._broken: BaseException | None = None  # what went wrong in this process's part of a save, of several processes
         self._whole: set[int] = set()  # steps whose digests were compared
         if not read_only and is_first():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -47,10 +51,27 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         # What is kept is decided in `_remove_old`: only after a commit, and never a folder that is half removed.
+        several = ocp.AsyncOptions(barrier_sync_fn=self._barrier(ocp.multihost.get_barrier_sync_fn())) if jax.process_count() > 1 else None
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None, read_only=self.read_only, create=not self.read_only, temporary_path_class=_path_class(self)
-        )
+            max_to_keep=None, read_only=self.read_only, create=not self.read_only, temporary_path_class=_path_class(self),
+            async_options=several,
+        )  # fmt: skip
         return ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS)
+
+    def _barrier(self, wait: Callable[..., None]) -> Callable[..., None]:
+        """The library's barrier, at which a process whose part of a save has failed does not wait.
+
+        The library comes to it in a `finally`, and would wait for the others, which wait for this one, until its timeout of 20 minutes.
+        """
+
+        def barrier(*, key: str, timeout_ms: int) -> None:
+            # The main thread may well come here while it handles something else.
+            if (error := sys.exc_info()[1]) is not None and threading.current_thread() is not threading.main_thread():
+                self._broken = error
+                raise error
+            wait(key=key, timeout_ms=timeout_ms)
+
+        return barrier
 
     def latest(self) -> int | None:
         """The newest step whose files are as they were written. Damaged newer ones are said, and put aside unless read only.
@@ -125,17 +146,12 @@ class Checkpoints:
         if self._saving is None or self._manager is None:
             return False
         if jax.process_count() > 1:
-            # The whole answer costs a barrier, which only a save or the end of the run may have. But what went wrong in this process is
-            # known here, and a barrier would wait for it as long as the library's timeout, 20 minutes.
-            try:
-                self._manager.check_for_errors()
-                while wait and self._manager.is_saving_in_progress():
-                    time.sleep(POLL_S)
-                    self._manager.check_for_errors()
-            except Interrupted:
-                raise
-            except Exception as error:
-                self._give_up(self._saving, error)
+            # The whole answer costs a barrier, which only a save or the end of the run may have; what went wrong in this process
+            # is known here.
+            while wait and self._broken is None and self._manager.is_saving_in_progress():
+                time.sleep(POLL_S)
+            if self._broken is not None:
+                self._give_up(self._saving, self._broken)
             if not wait:
                 return False
         if not wait and self._manager.is_saving_in_progress():
@@ -151,7 +167,7 @@ class Checkpoints:
         self.committed = step
         return False
 
-    def _give_up(self, step: int, error: Exception) -> None:
+    def _give_up(self, step: int, error: BaseException) -> None:
         """After a failed save: room is made for the next one, and the manager forgets it.
 
         Raises:
