@@ -93,7 +93,7 @@ def sizes(program: build.Program) -> tuple[float, float, float]:
     inside = outside = whole = 0.0
     for dims, shape in program.skeleton.table().values():
         size = 4.0 * math.prod(shape)
-        if "embed" not in dims:
+        if set(program.partitioner.weight(dims).spec) == {None}:
             whole += size
         elif "layers" in dims:
             inside += size
@@ -126,15 +126,17 @@ def test_between_copies_only_parts_are_summed(cache_dir: Path) -> None:
     assert found["all-reduce"] == pytest.approx(2 * 1 / 2 * (inside + outside) / 4 + 2 * 7 / 8 * whole, abs=SCALARS)
 
 
-def test_the_state_lies_as_in_fsdp(cache_dir: Path) -> None:
-    """So a checkpoint of the one goes on in the other."""
+def test_the_state_is_that_of_fsdp(cache_dir: Path) -> None:
+    """The same tree, so that a checkpoint of the one goes on in the other, and as small a part of it on each device."""
     manual, _ = program_on(cache_dir, **MANUAL)
     automatic, _ = program_on(cache_dir, **(MANUAL | {"layout": "fsdp"}))
-    pairs = zip(jax.tree.leaves(manual.abstract_state), jax.tree.leaves(automatic.abstract_state), strict=True)
-    assert all(a.shape == b.shape and a.dtype == b.dtype for a, b in pairs)
-    shardings = zip(jax.tree.leaves(manual.state_shardings), jax.tree.leaves(automatic.state_shardings), strict=True)
-    for (a, b), leaf in zip(shardings, jax.tree.leaves(manual.abstract_state), strict=True):
-        assert a.is_equivalent_to(b, len(leaf.shape))
+
+    def described(program: build.Program) -> list[tuple[Any, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(program.abstract_state)
+        lie = jax.tree.leaves(program.state_shardings)
+        return [(path, x.shape, x.dtype, math.prod(s.shard_shape(x.shape))) for (path, x), s in zip(leaves, lie, strict=True)]
+
+    assert described(manual) == described(automatic)
 
 
 def steps_on(cache_dir: Path, **more: Any) -> list[tuple[Any, list[dict[str, float]]]]:
@@ -146,9 +148,8 @@ CASES: dict[str, dict[str, Any]] = {
     "two_objectives": {"data": {"mixture": {"topics": 1.0, "short:prefix": 1.0}}, "model": {"name": "prefix_decoder"}},
     "replaced_token": {"data": {"mixture": {"topics:replaced_token": 1.0}}, "model": {"name": "electra"}},
     "tied_and_learned": {"model": {"tied_head": True, "positions": "learned", "loss_chunks": 2}},
-    "lora": {"model": {"lora_rank": 4, "lora_targets": ("*attention/*", "*mlp/down")}},
     "frozen": {"optim": {**OPTIM, "trainable": ("stack/*",)}},
-    "encoder_decoder": {"data": {"mixture": {"topics:span_corruption": 1.0}}, "model": {"name": "t5"}},
+    "encoder_decoder": {"data": {"mixture": {"topics:denoising": 1.0}}, "model": {"name": "bart"}},
 }
 
 
@@ -189,6 +190,7 @@ def test_a_row_that_is_not_finite_stops_the_update_on_every_device(cache_dir: Pa
             "layout.weights.mlp: .*axes of batch alone .*'tensor'",
         ),
         ({"layout": {"manual": True, "activations": {"length": "sequence"}}, "mesh": {"data": 2, "sequence": 4}}, "activations.length"),
+        ({"model": {"lora_rank": 4}}, "model.lora_rank: .*choose layout='fsdp'"),
         ({"layout": {"manual": 1}}, "layout.manual: expected True or False, found 1"),
         ({"model": {"d_model": 36, "num_heads": 2}, "mesh": {"data": 1, "fsdp": 8}}, "embed 36 .*not divisible by fsdp=8"),
     ],
@@ -197,6 +199,12 @@ def test_what_a_manual_layout_cannot_do_is_refused(change: dict[str, Any], messa
     checked = experiment(cache_dir, optim=OPTIM, **(MANUAL | change))
     with pytest.raises(InputError, match=message):
         build.from_mixture(checked, open_mixture(checked.data, "train"), jax.devices()[:8])
+
+
+@pytest.mark.parametrize(("vocab", "mlp", "cut"), [(264, 64, ("vocab", "mlp")), (266, 64, ("mlp",)), (264, 68, ("vocab",)), (2, 2, ())])
+def test_preferred_rules_hold_where_they_fit(vocab: int, mlp: int, cut: tuple[str, ...]) -> None:
+    layout = layouts.settle(layouts.resolve("fsdp_manual"), {"vocab": vocab, "mlp": mlp}, {"data": 3, "fsdp": 8})
+    assert layout.weights == dict.fromkeys((*cut, "embed", "embedding"), "fsdp") and not layout.preferred
 
 
 def test_a_manual_layout_may_be_a_dict() -> None:

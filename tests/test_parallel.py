@@ -208,6 +208,31 @@ def test_half_a_multi_process_command_is_refused(arguments: tuple[Any, ...]) -> 
         multihost.start(*arguments)
 
 
+def test_a_weight_that_is_left_whole_is_named() -> None:
+    """Above a megabyte, where the layout cuts others: here a dict of rules that forgets the head."""
+    table: dict[str, Any] = {
+        "embedding": (("vocab", "embed"), (1024, 256)), "head": (("heads", "kv"), (256, 1024)), "norm": (("norm",), (256,)),
+    }  # fmt: skip
+    on = mesh.make(Mesh(data=1, fsdp=8))
+    assert Partitioner(on, layouts.resolve("fsdp")).uncut(table) == {"head": 4.0 * 256 * 1024}
+    assert Partitioner(on, layouts.resolve("fsdp")).uncut(table, at_least=2e6) == {}
+    assert set(Partitioner(on, layouts.resolve("fsdp")).uncut(table, at_least=0)) == {"head", "norm"}
+    assert Partitioner(on, layouts.resolve("dp")).uncut(table) == {}
+
+
+@pytest.mark.parametrize("layout", ["fsdp", "fsdp_manual", "fsdp_tp", "fsdp_tp_sequence"])
+def test_named_layouts_leave_no_large_weight_whole(layout: str, cache_dir: Path) -> None:
+    """Of every family with what it can have; a megabyte of the real thing is a kilobyte here."""
+    families: dict[str, dict[str, Any]] = {
+        "causal": {}, "masked": {"name": "bert"}, "denoising": {"name": "bart"},
+        "replaced_token": {"name": "electra", "embedding_size": 16, "generator_size": 1.0},
+    }  # fmt: skip
+    where = {"data": 1, "fsdp": 2, "tensor": 4 if "tp" in layout else 1}
+    for objective, model in families.items():
+        program, _ = program_on(cache_dir, layout=layout, mesh=where, model=model, data={"mixture": {f"topics:{objective}": 1.0}})
+        assert not program.partitioner.uncut(program.skeleton.table(), at_least=2000), objective
+
+
 def test_axes_that_do_nothing_are_named() -> None:
     def partitioner(layout: str, **sizes: int) -> Partitioner:
         return Partitioner(mesh.make(Mesh(**sizes)), layouts.resolve(layout))

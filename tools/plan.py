@@ -162,6 +162,8 @@ def show(result: dict[str, Any]) -> None:
             print(f"  {kind:<9} {result[f'{kind}_bytes'] / 1e9:7.2f} GB of {result['hbm_limit_bytes'] / 1e9:.0f}")
     for kind, size in result.get("memory_by_kind", {}).items():
         print(f"    {kind:<17} {size / 1e9:7.2f} GB")
+    for name, size in result.get("uncut_weights", {}).items():
+        print(f"  note: every device holds all of {name} ({size / 1e6:,.0f} MB), though the layout cuts other weights")
     if "step_seconds" in result:
         show_time(result)
     for row in result.get("largest_buffers", [])[:5]:

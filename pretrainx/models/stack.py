@@ -101,6 +101,10 @@ class Block(nnx.Module):
         def read(x: jax.Array) -> jax.Array:
             return constrain(x, "batch", "length", "embed") if cuts else x
 
+        def normed(norm: Any, x: jax.Array) -> jax.Array:
+            # Done again in the backward pass: else its float32 copy of x, twice as large, would be kept in place of x.
+            return (jax.checkpoint(norm) if self.partitioner.inside else norm)(x)
+
         def drop(branch: jax.Array) -> jax.Array:
             return dropout(constrain(branch, *stream) if cuts else branch, self.config.dropout, next(keys))
 
@@ -112,11 +116,11 @@ class Block(nnx.Module):
                 x = self.cross_norm(x + drop(self.cross_attention(read(x), places, memory.attend, memory=look_up)[0]))
             x = self.mlp_norm(x + drop(self.mlp(read(x))))
         else:
-            mixed, written = self.attention(read(self.attention_norm(x)), places, attend, cached)
+            mixed, written = self.attention(read(normed(self.attention_norm, x)), places, attend, cached)
             x = constrain(x + drop(mixed), *stream)
             if memory is not None:
-                x = x + drop(self.cross_attention(read(self.cross_norm(x)), places, memory.attend, memory=look_up)[0])
-            x = x + drop(self.mlp(read(self.mlp_norm(x))))
+                x = x + drop(self.cross_attention(read(normed(self.cross_norm, x)), places, memory.attend, memory=look_up)[0])
+            x = x + drop(self.mlp(read(normed(self.mlp_norm, x))))
         return constrain(x, *stream), written
 
 

@@ -6,7 +6,9 @@ Logical dims of weights: embed mlp heads kv head_dim vocab layers norm, position
 A dim without a rule is replicated. `batch` always lies on data and fsdp together.
 """
 
-from dataclasses import dataclass, field, fields
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pretrainx.core.errors import InputError, nearest
@@ -23,12 +25,14 @@ class Layout:
 
     `manual`: loss and gradients run as one program per device, which gathers its weights and scatters its gradients by its own
     commands, where otherwise the compiler chooses. Weights may then lie on the axes of `batch` alone.
+    `preferred`: rules for weights that hold where the mesh divides the dim's size, and are dropped where it does not.
     """
 
     weights: Rules = field(default_factory=dict)
     activations: Rules = field(default_factory=lambda: {"batch": ("data", "fsdp")})
     optimizer: Rules | None = None
     manual: bool = False
+    preferred: Rules = field(default_factory=dict)
 
     @property
     def moments(self) -> Rules:
@@ -51,7 +55,8 @@ LAYOUTS = {
     ),
     # As fsdp, each layer's weights gathered and its gradients reduce-scattered in so many words, along one dimension of the
     # torus after the other: a compiler that is left to choose sends twice as much for gradients on a large slice.
-    "fsdp_manual": Layout(weights={"embed": "fsdp", "embedding": "fsdp"}, manual=True),
+    # Cut along its first dim, a weight need not be transposed before it is scattered.
+    "fsdp_manual": Layout(weights={"embed": "fsdp", "embedding": "fsdp"}, manual=True, preferred={"vocab": "fsdp", "mlp": "fsdp"}),
     # As fsdp, and heads, mlp and vocabulary are cut over `tensor` (Megatron-LM's column and row cuts).
     "fsdp_tp": Layout(
         weights={"embed": "fsdp", "embedding": "fsdp", "heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
@@ -63,6 +68,16 @@ LAYOUTS = {
         activations=_BATCH | {"residual": "tensor", "heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
     ),
 }
+
+
+def settle(layout: Layout, dim_sizes: Mapping[str, int], mesh_shape: Mapping[str, int]) -> Layout:
+    """The layout with those of its preferred rules among `weights` whose dims, of these sizes, the mesh divides."""
+    fits = {
+        dim: axes
+        for dim, axes in layout.preferred.items()
+        if dim_sizes.get(dim, 1) % math.prod(mesh_shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes)) == 0
+    }
+    return replace(layout, weights=fits | layout.weights, preferred={})
 
 
 def resolve(layout: str | dict[str, Any]) -> Layout:

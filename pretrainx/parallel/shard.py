@@ -124,17 +124,16 @@ class Partitioner:
     def whole(self, weight: jax.Array, dims: Dims, dtype: Any) -> jax.Array:
         """A weight as products want it: inside `per_device` whole along the axes of the batch, and then of type `dtype`.
 
-        It is cast before it travels, and gradients are summed in that type. What lies whole already is returned as it is; and so is
-        everything elsewhere, where the compiler gathers.
+        It is cast before it travels, and gradients are summed in that type; vectors are not. What lies whole already is returned as
+        it is; and so is everything elsewhere, where the compiler gathers.
         """
         if not self.inside:
             return weight
         stored = [self._parts(axes) for axes in spec(dims, self.layout.weights)]
-        if any(stored):  # or the casts of all layers would be made, and kept, before the loop over them
-            weight = jax.lax.optimization_barrier(weight)
         for dim, parts in enumerate(stored):
             if parts:
-                weight = jnp.moveaxis(_gather(jnp.moveaxis(weight.astype(dtype), dim, 0), parts), 0, dim)
+                own = weight.astype(dtype) if weight.ndim > 1 else weight
+                weight = jnp.moveaxis(_gather(jnp.moveaxis(own, dim, 0), parts), 0, dim)
         return weight
 
     def whole_at(self, x: jax.Array, weight: jax.Array, dims: Dims, dtype: Any) -> tuple[jax.Array, jax.Array]:
@@ -207,6 +206,16 @@ class Partitioner:
                             f"{dim} {size} (of {name}) is not divisible by {label}={parts} (sizes that would work: {divisors(size)})",
                         )
         return list(found.values())
+
+    def uncut(self, arrays: dict[str, tuple[Dims, tuple[int, ...]]], item_bytes: int = 4, at_least: float = 1e6) -> dict[str, float]:
+        """{name: bytes} of weights of at least so many bytes that every device holds whole, though the layout cuts others: likely by
+        an oversight. Where it cuts none, that is what was asked for.
+        """
+        sizes = {name: (self.weight(dims).shard_shape(shape), shape) for name, (dims, shape) in arrays.items()}
+        if all(part == shape for part, shape in sizes.values()):
+            return {}
+        whole = {name: float(item_bytes * np.prod(shape)) for name, (part, shape) in sizes.items() if part == shape}
+        return {name: size for name, size in whole.items() if size >= at_least}
 
     def idle_axes(self) -> tuple[list[str], list[str]]:
         """Mesh axes of size 1 that the layout shards over, and axes above 1 that it does not use: likely mistakes."""

@@ -34,6 +34,7 @@ def plan(experiment: Experiment, name: str, tokens: float | None = None, price: 
         "tokens_per_step": per_step,
         "model_flops_per_step": program.flops_per_step,
         "hbm_limit_bytes": place.chip.hbm_bytes / place.chip.devices,
+        "uncut_weights": program.partitioner.uncut(program.skeleton.table()),
     }
     start, cpu = time.perf_counter(), time.process_time()
     try:

@@ -3,6 +3,7 @@
 `plan` calls this with a described topology, `run` with the devices that are there; the program is the same.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -161,7 +162,11 @@ def with_classes(experiment: Experiment, objectives: dict[str, Objective]) -> Ex
 def make_skeleton(experiment: Experiment, devices: Sequence[Any] | None = None) -> Skeleton:
     """The model on the config's mesh and layout, once `model.vocab_size` is settled."""
     layout = layouts.resolve(experiment.layout)
-    partitioner = Partitioner(mesh.make(experiment.mesh, devices, by_place=layout.manual), layout)
+    made, model = mesh.make(experiment.mesh, devices, by_place=layout.manual), experiment.model
+    # Sizes that a stack of another width has too must fit (ELECTRA's generator).
+    widths = [tower.config.mlp_dim for tower in model.towers]
+    layout = layouts.settle(layout, {"vocab": model.vocab_size, "mlp": math.gcd(*widths)}, made.shape)
+    partitioner = Partitioner(made, layout)
     return skeletons.build(experiment.model_module, experiment.model, partitioner)
 
 
@@ -228,6 +233,8 @@ def require_manual(partitioner: Partitioner, model: Any) -> None:
             f"mesh.{unused[0]}={partitioner.mesh.shape[unused[0]]}: a manual layout uses {', '.join(batch)} alone; set it to 1, or "
             "choose layout='fsdp_tp'"
         )
+    if model.lora_rank:
+        raise InputError("model.lora_rank: adapters and the weights under them are cut apart in a manual layout; choose layout='fsdp'")
     if model.dropout:
         raise InputError(
             f"model.dropout {model.dropout}: in a manual layout each device would draw for its own rows, and a mesh would change what is "
