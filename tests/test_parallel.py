@@ -1,5 +1,7 @@
 """Eight devices against one: the same run on every layout, each device holding what the layout says."""
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,15 @@ def test_a_layout_equals_one_device(name: str, cache_dir: Path, alone: tuple[Sta
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(program.state_shardings), strict=True):
         assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_a_device_has_logits_of_its_own_part_of_a_length_alone(chunks: int, cache_dir: Path) -> None:
+    """Rows of 32 tokens over 4 devices: of 8 rows' logits each holds 8 tokens', in `chunks` parts."""
+    program, _ = program_on(cache_dir, layout="fsdp_cp", mesh={"data": 1, "sequence": 4}, model={"loss_chunks": chunks, "d_model": 40})
+    text = program.compile_train().as_text()
+    sizes = {math.prod(map(int, shape.split(","))) for shape in re.findall(r"f32\[([\d,]*264[\d,]*)\]", text)}
+    assert max(size for size in sizes if size % 264 == 0) == max(8 * 8 * 264 // chunks, 40 * 264)
 
 
 def device_bytes(tree: Any) -> int:

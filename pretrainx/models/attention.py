@@ -17,7 +17,7 @@ from pretrainx.core.errors import InputError
 from pretrainx.models.attention_kernels import cudnn, splash, xla
 from pretrainx.models.attention_kernels.case import Attend, Case, Kernel
 from pretrainx.models.attention_kernels.sight import Visibility
-from pretrainx.models.layers import NORMS, fan_in_normal, project, rotary, rotation, weight
+from pretrainx.models.layers import NORMS, cuts_length, fan_in_normal, project, rotary, rotation, weight
 from pretrainx.parallel.shard import Partitioner
 
 KeysValues = tuple[jax.Array, jax.Array]
@@ -61,7 +61,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Any, partitioner: Partitioner, *, num_writes: int, rngs: nnx.Rngs):
         D, N, K, H, dtype, std = config.d_model, config.num_heads, config.kv_heads, config.head_size, config.param_dtype, config.init_std
-        self.config, self.partitioner = config, partitioner
+        self.config, self.partitioner, self.apart = config, partitioner, cuts_length(partitioner)
         query_init = fan_in_normal((D,), 1, std, 1 if config.attention_scale == "head_dim" else H)
         self.query = weight(rngs, (D, N, H), ("embed", "heads", "head_dim"), query_init, dtype)
         self.key = weight(rngs, (D, K, H), ("embed", "kv", "head_dim"), fan_in_normal((D,), 1, std), dtype)
@@ -80,8 +80,8 @@ class Attention(nnx.Module):
     def keys_values(self, read_BSD: jax.Array) -> KeysValues:
         """Of what is looked up, [B, S, K, H] each; without their place."""
         config, dtype = self.config, self.config.dtype
-        k = project(read_BSD, self.key[...].astype(dtype))
-        v = project(read_BSD, self.value[...].astype(dtype))
+        k = project(read_BSD, self.key[...].astype(dtype), apart=self.apart)
+        v = project(read_BSD, self.value[...].astype(dtype), apart=self.apart)
         if config.use_bias:
             k, v = k + self.key_bias[...].astype(dtype), v + self.value_bias[...].astype(dtype)
         return (self.key_norm(k) if config.qk_norm else k), v
@@ -100,7 +100,7 @@ class Attention(nnx.Module):
         or what `keys_values` made of it.
         """
         config, constrain, dtype = self.config, self.partitioner.constrain, self.config.dtype
-        q = project(x_BTD, self.query[...].astype(dtype))
+        q = project(x_BTD, self.query[...].astype(dtype), apart=self.apart)
         if config.use_bias:
             q = q + self.query_bias[...].astype(dtype)
         if config.qk_norm:
@@ -118,7 +118,7 @@ class Attention(nnx.Module):
             written = cached.write((k, v), places.positions)
             k, v = (x[cached.layer] for x in written)
         mixed = constrain(attend(q, k, v), "batch", "length", "heads", None)
-        out = project(mixed, self.out[...].astype(dtype), 2)
+        out = project(mixed, self.out[...].astype(dtype), 2, apart=self.apart)
         if config.use_bias:
             out = out + self.out_bias[...].astype(dtype)
         return out, written

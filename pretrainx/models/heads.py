@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pretrainx.models.layers import ACTIVATIONS, NORMS, Dense, normal, project, weight
+from pretrainx.models.layers import ACTIVATIONS, NORMS, Dense, cuts_length, normal, project, weight
 from pretrainx.parallel.shard import Partitioner
 
 BOUNDARY_POSITION_SIZE = 200  # of SpanBERT's position embeddings (Joshi 2020, section 3.2)
 
 
-def tied_logits(hidden: jax.Array, embedding: jax.Array) -> jax.Array:
+def tied_logits(hidden: jax.Array, embedding: jax.Array, apart: bool = False) -> jax.Array:
     """float32 [..., V] of [..., E] and the table of tokens [V, E]."""
-    return project(hidden, embedding.astype(hidden.dtype).T, out_dtype="float32")
+    return project(hidden, embedding.astype(hidden.dtype).T, out_dtype="float32", apart=apart)
 
 
 class TokenHead(nnx.Module):
@@ -54,15 +54,17 @@ class TokenHead(nnx.Module):
             hidden = self.norm(ACTIVATIONS[config.activation](self.transform(hidden)))
         if config.tied_head:
             hidden = hidden * config.d_model**-0.5 if config.logit_scale == "embed" else hidden
-            logits = tied_logits(hidden, embedding)
+            logits = tied_logits(hidden, embedding, cuts_length(self.partitioner))
         else:
             kernel = self.kernel[...] if kernel is None else kernel
-            logits = project(hidden, kernel.astype(hidden.dtype), out_dtype="float32")
+            logits = project(hidden, kernel.astype(hidden.dtype), out_dtype="float32", apart=cuts_length(self.partitioner))
         if config.head_transform:
             logits = logits + self.bias[...].astype(jnp.float32)
         if config.logit_softcap:
             logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
-        return self.partitioner.constrain(logits, "batch", *[None] * (logits.ndim - 2), "vocab")
+        parts = self.partitioner.axis_size(self.partitioner.layout.activations.get("length", ()))
+        lengths = ["length" if size % parts == 0 else None for size in logits.shape[1:-1]]  # also of a loss's part of the length
+        return self.partitioner.constrain(logits, "batch", *lengths, "vocab")
 
 
 class PairHead(nnx.Module):

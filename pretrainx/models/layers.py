@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from pretrainx.parallel.shard import Dims
+from pretrainx.parallel.shard import Dims, Partitioner
 
 Initializer = Callable[..., jax.Array]
 
@@ -97,16 +97,25 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def project(x: jax.Array, w: jax.Array, num_in: int = 1, *, out_dtype: str | None = None) -> jax.Array:
+def project(x: jax.Array, w: jax.Array, num_in: int = 1, *, out_dtype: str | None = None, apart: bool = False) -> jax.Array:
     """[..., *in] times [*in, *out] gives [..., *out]; `in` is the first `num_in` dims of the weight.
 
-    Written as one product of two matrices. With batch and length apart, XLA for CPUs transposes copies of the activations
-    for each gradient of a weight, which is a quarter of a step; TPU and GPU compile both forms to the same.
+    Written as one product of two matrices. With batch and length `apart`, XLA for CPUs transposes copies of the activations
+    for each gradient of a weight, which is a quarter of a step; TPU and GPU compile both forms to the same. Where the length is
+    cut over devices (`cuts_length`) they must stay apart: of a dim that is cut twice, the compiler would gather one part.
     """
     rows, out = x.shape[: x.ndim - num_in], w.shape[num_in:]
     size = math.prod(w.shape[:num_in])
+    if apart:
+        summed = tuple(range(len(rows), x.ndim)), tuple(range(num_in))
+        return jax.lax.dot_general(x, w, (summed, ((), ())), preferred_element_type=out_dtype)
     product = jnp.matmul(x.reshape(-1, size), w.reshape(size, -1), preferred_element_type=out_dtype)
     return product.reshape(*rows, *out)
+
+
+def cuts_length(partitioner: Partitioner) -> bool:
+    """Whether activations are cut along their length."""
+    return partitioner.axis_size(partitioner.layout.activations.get("length", ())) > 1
 
 
 def rotation(positions_BL: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
@@ -141,24 +150,24 @@ class MLP(nnx.Module):
     `num_writes` is how many branches of the stack add to its residual stream, where their initial size goes by it.
     """
 
-    def __init__(self, config: Any, *, constrain: Callable[..., jax.Array], num_writes: int, rngs: nnx.Rngs):
+    def __init__(self, config: Any, *, constrain: Callable[..., jax.Array], num_writes: int, rngs: nnx.Rngs, apart: bool = False):
         embed, mlp, dtype, std = config.d_model, config.mlp_dim, config.param_dtype, config.init_std
         self.gated, self.activation, self.dtype, self.constrain = config.gated_mlp, config.activation, config.dtype, constrain
         if self.gated:
             self.gate = weight(rngs, (embed, mlp), ("embed", "mlp"), fan_in_normal((embed,), 1, std), dtype)
         self.up = weight(rngs, (embed, mlp), ("embed", "mlp"), fan_in_normal((embed,), 1, std), dtype)
         self.down = weight(rngs, (mlp, embed), ("mlp", "embed"), fan_in_normal((mlp,), 1, std, num_writes), dtype)
-        self.biased = config.use_bias
+        self.biased, self.apart = config.use_bias, apart
         if self.biased:
             self.up_bias = weight(rngs, (mlp,), ("mlp",), nnx.initializers.zeros, dtype)
             self.down_bias = weight(rngs, (embed,), ("norm",), nnx.initializers.zeros, dtype)
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         act, x_BLD = ACTIVATIONS[self.activation], checkpoint_name(x_BLD, "mlp_in")
-        up = project(x_BLD, self.up[...].astype(self.dtype))
+        up = project(x_BLD, self.up[...].astype(self.dtype), apart=self.apart)
         if self.biased:
             up = up + self.up_bias[...].astype(self.dtype)
-        hidden = act(project(x_BLD, self.gate[...].astype(self.dtype))) * up if self.gated else act(up)
+        hidden = act(project(x_BLD, self.gate[...].astype(self.dtype), apart=self.apart)) * up if self.gated else act(up)
         hidden = checkpoint_name(self.constrain(hidden, "batch", "length", "mlp"), "mlp_hidden")
-        out = project(hidden, self.down[...].astype(self.dtype))
+        out = project(hidden, self.down[...].astype(self.dtype), apart=self.apart)
         return out + self.down_bias[...].astype(self.dtype) if self.biased else out
