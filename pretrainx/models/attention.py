@@ -61,7 +61,8 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Any, partitioner: Partitioner, *, num_writes: int, rngs: nnx.Rngs):
         D, N, K, H, dtype, std = config.d_model, config.num_heads, config.kv_heads, config.head_size, config.param_dtype, config.init_std
-        self.config, self.partitioner, self.apart = config, partitioner, cuts_length(partitioner)
+        self.config, self.partitioner = config, partitioner
+        self.how = {"apart": cuts_length(partitioner), "kind": config.matmul}  # products are computed
         query_init = fan_in_normal((D,), 1, std, 1 if config.attention_scale == "head_dim" else H)
         self.query = weight(rngs, (D, N, H), ("embed", "heads", "head_dim"), query_init, dtype)
         self.key = weight(rngs, (D, K, H), ("embed", "kv", "head_dim"), fan_in_normal((D,), 1, std), dtype)
@@ -80,8 +81,8 @@ class Attention(nnx.Module):
     def keys_values(self, read_BSD: jax.Array) -> KeysValues:
         """Of what is looked up, [B, S, K, H] each; without their place."""
         config, dtype = self.config, self.config.dtype
-        k = project(read_BSD, self.key[...].astype(dtype), apart=self.apart)
-        v = project(read_BSD, self.value[...].astype(dtype), apart=self.apart)
+        k = project(read_BSD, self.key[...].astype(dtype), **self.how)
+        v = project(read_BSD, self.value[...].astype(dtype), **self.how)
         if config.use_bias:
             k, v = k + self.key_bias[...].astype(dtype), v + self.value_bias[...].astype(dtype)
         return (self.key_norm(k) if config.qk_norm else k), v
@@ -100,7 +101,7 @@ class Attention(nnx.Module):
         or what `keys_values` made of it.
         """
         config, constrain, dtype = self.config, self.partitioner.constrain, self.config.dtype
-        q = project(x_BTD, self.query[...].astype(dtype), apart=self.apart)
+        q = project(x_BTD, self.query[...].astype(dtype), **self.how)
         if config.use_bias:
             q = q + self.query_bias[...].astype(dtype)
         if config.qk_norm:
@@ -118,7 +119,7 @@ class Attention(nnx.Module):
             written = cached.write((k, v), places.positions)
             k, v = (x[cached.layer] for x in written)
         mixed = constrain(attend(q, k, v), "batch", "length", "heads", None)
-        out = project(mixed, self.out[...].astype(dtype), 2, apart=self.apart)
+        out = project(mixed, self.out[...].astype(dtype), 2, **self.how)
         if config.use_bias:
             out = out + self.out_bias[...].astype(dtype)
         return out, written

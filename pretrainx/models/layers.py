@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from pretrainx.models import quantized
 from pretrainx.parallel.shard import Dims, Partitioner
 
 Initializer = Callable[..., jax.Array]
@@ -97,8 +98,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def project(x: jax.Array, w: jax.Array, num_in: int = 1, *, out_dtype: str | None = None, apart: bool = False) -> jax.Array:
-    """[..., *in] times [*in, *out] gives [..., *out]; `in` is the first `num_in` dims of the weight.
+def project(
+    x: jax.Array, w: jax.Array, num_in: int = 1, *, out_dtype: str | None = None, apart: bool = False, kind: str = "float"
+) -> jax.Array:
+    """[..., *in] times [*in, *out] gives [..., *out]; `in` is the first `num_in` dims of the weight. `kind`: see quantized.py.
 
     Written as one product of two matrices. With batch and length `apart`, XLA for CPUs transposes copies of the activations
     for each gradient of a weight, which is a quarter of a step; TPU and GPU compile both forms to the same. Where the length is
@@ -106,6 +109,9 @@ def project(x: jax.Array, w: jax.Array, num_in: int = 1, *, out_dtype: str | Non
     """
     rows, out = x.shape[: x.ndim - num_in], w.shape[num_in:]
     size = math.prod(w.shape[:num_in])
+    if kind != "float":
+        flat = x.reshape(*rows, size) if apart else x.reshape(-1, size)
+        return quantized.product(flat, w.reshape(size, -1), kind).reshape(*rows, *out)
     if apart:
         summed = tuple(range(len(rows), x.ndim)), tuple(range(num_in))
         return jax.lax.dot_general(x, w, (summed, ((), ())), preferred_element_type=out_dtype)
@@ -157,17 +163,17 @@ class MLP(nnx.Module):
             self.gate = weight(rngs, (embed, mlp), ("embed", "mlp"), fan_in_normal((embed,), 1, std), dtype)
         self.up = weight(rngs, (embed, mlp), ("embed", "mlp"), fan_in_normal((embed,), 1, std), dtype)
         self.down = weight(rngs, (mlp, embed), ("mlp", "embed"), fan_in_normal((mlp,), 1, std, num_writes), dtype)
-        self.biased, self.apart = config.use_bias, apart
+        self.biased, self.how = config.use_bias, {"apart": apart, "kind": config.matmul}
         if self.biased:
             self.up_bias = weight(rngs, (mlp,), ("mlp",), nnx.initializers.zeros, dtype)
             self.down_bias = weight(rngs, (embed,), ("norm",), nnx.initializers.zeros, dtype)
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         act, x_BLD = ACTIVATIONS[self.activation], checkpoint_name(x_BLD, "mlp_in")
-        up = project(x_BLD, self.up[...].astype(self.dtype), apart=self.apart)
+        up = project(x_BLD, self.up[...].astype(self.dtype), **self.how)
         if self.biased:
             up = up + self.up_bias[...].astype(self.dtype)
-        hidden = act(project(x_BLD, self.gate[...].astype(self.dtype), apart=self.apart)) * up if self.gated else act(up)
+        hidden = act(project(x_BLD, self.gate[...].astype(self.dtype), **self.how)) * up if self.gated else act(up)
         hidden = checkpoint_name(self.constrain(hidden, "batch", "length", "mlp"), "mlp_hidden")
-        out = project(hidden, self.down[...].astype(self.dtype), apart=self.apart)
+        out = project(hidden, self.down[...].astype(self.dtype), **self.how)
         return out + self.down_bias[...].astype(self.dtype) if self.biased else out

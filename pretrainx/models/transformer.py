@@ -14,7 +14,7 @@ from flax import nnx
 
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.schema import Range
-from pretrainx.models import remat
+from pretrainx.models import quantized, remat
 from pretrainx.models.attention import Visibility
 from pretrainx.models.embedder import Batch, Embedder, key_for
 from pretrainx.models.heads import BoundaryHead, ClassHead, PairHead, TokenHead
@@ -74,6 +74,7 @@ class TransformerConfig:
     logit_softcap: float = 0.0
     attention_kernel: Literal["auto", "xla", "splash", "cudnn"] = "auto"
     attention_window: OptionalSize = 0  # places that a query sees, its own among them, back (and ahead, if it may); 0: all
+    matmul: Literal["float", "int8", "fp8"] = "float"  # of the layers' products; in eight bits as quantized.py says
     init_std: float | None = None  # of matrices; none: 1/sqrt(fan in)
     depth_scaled_init: bool = True  # what is added to the residual stream starts smaller by the root of the number of additions
     embed_init_std: float = 0.02
@@ -152,6 +153,8 @@ class TransformerConfig:
         if self.activation not in ACTIVATIONS:
             raise InputError(f"model.activation: unknown name {self.activation!r}; {nearest(self.activation, ACTIVATIONS)}")
         remat.policy(self.remat)
+        if self.matmul != "float":
+            quantized.require(self.matmul)
         if self.tied_head and self.embed_size != self.d_model and not self.head_transform:
             raise InputError(
                 f"model.tied_head: vectors of model.d_model {self.d_model} do not fit a table of model.embedding_size "
