@@ -3,7 +3,7 @@
 Each sentence is a document: so the model knows how sentences begin, and rows pack them side by side, none seeing another.
 
 Text:     data/grammar/sentences.jsonl (`text`, `id`); benchmarks/quality.py makes it
-Words:    python tools/train_vocabulary.py --config=configs/grammar.py --size 1024
+Words:    python tools/train_vocabulary.py --config=configs/grammar.py --size 1024 --pieces words
 Cache:    python tools/cache_tasks.py --config=configs/grammar.py
 Train:    python tools/train.py --config=configs/grammar.py
 Hardware: 2 CPU cores, half an hour
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
         },
         "model": {"name": "decoder", "d_model": 256, "num_layers": 4, "num_heads": 4, "qk_norm": True, "embed_scale": 50.0},
         "optim": {"name": "muon", "peak_lr": 4e-3, "muon_lr": 0.02, "warmup": "3%", "end_lr_ratio": 0.0},
-        "train": {"steps": "2 epochs", "batch_size": 32, "dtype": "float32"},
+        "train": {"steps": "2 epochs", "batch_size": 16, "dtype": "float32"},
         "checkpoint": {"every": "10%", "keep": 1},
         "eval": {"every": "20%"},
         "log": {"every": 20},
