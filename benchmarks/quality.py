@@ -154,7 +154,8 @@ def blimp(args: argparse.Namespace) -> list[Row]:
     texts = [row["text"] for name in ("standardebooks", "us_speeches") for row in read_jsonl(args.data / "pretrain" / f"{name}.jsonl.gz")]
     spaced = [read_gz(args.data / "pretrain" / "wikitext2.valid.txt.gz")]
     spaced += [row["text"] for row in read_jsonl(args.data / "tasks" / "movie_reviews.train.jsonl.gz")]
-    spaced += read_gz(args.data / "tasks" / "lambada_dev_plain.txt.gz").replace("`` ", "").replace(" ''", "").replace(" n't", "n't").splitlines()
+    passages = read_gz(args.data / "tasks" / "lambada_dev_plain.txt.gz")
+    spaced += passages.replace("`` ", "").replace(" ''", "").replace(" n't", "n't").splitlines()
     found = [sentence for text in (*texts, *map(like_print, spaced)) for sentence in sentences(text)]
     write_jsonl(folder / "sentences.jsonl", [{"id": f"{i}", "text": text} for i, text in enumerate(found)])
     words = [f"--config={ROOT}/configs/grammar.py", f"--config.data.corpora.sentences.files={folder}/sentences.jsonl"]
