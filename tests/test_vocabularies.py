@@ -92,6 +92,17 @@ def test_a_word_list_of_no_size_that_can_be(size: int, said: str) -> None:
         wordpiece_training.train([CODE[3]], size, lower=True)
 
 
+def test_a_list_of_whole_words_knows_the_commonest_and_no_other(tmp_path: Path, seqio_side: Any) -> None:
+    made = wordpiece_training.whole_words(["b a a c", "A b d, a"], 8, lower=True)  # a 4, b 2, then "," before c and d
+    assert made.decode().splitlines() == [*wordpiece_training.SPECIAL, "a", "b", ","]
+    path = tmp_path / "words.txt"
+    path.write_bytes(made)
+    encode = encoding.text_encoder(vocabulary_spec.load(f"wordpiece:{path}"))
+    assert list(encode("a, ab b")) == [5, 7, 1, 6]
+    with pytest.raises(InputError, match="gives a list of 10"):
+        wordpiece_training.whole_words(["b a a c", "A b d, a"], 11, lower=True)
+
+
 def test_training_twice_gives_the_same_bytes(model: Path) -> None:
     texts = CODE + [t for _, t in prose()[:10]]
     assert training.train(training.sample(texts[::-1], 200_000), 700) == model.read_bytes()

@@ -17,6 +17,7 @@ from pretrainx.tasks import vocabulary_training as training
 
 FIT = ("bytes_per_token", "fertility", "unknown", "documents_changed")
 MEASURED = 1_000_000  # bytes of each corpus that bytes per token is measured on
+LISTS = {"wordpiece": wordpiece_training.train, "words": wordpiece_training.whole_words}  # written as BERT's word lists
 KINDS = {".txt": "text", ".md": "text", ".py": "text", ".parquet": "parquet"}
 
 
@@ -39,8 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="file to write, the vocabulary of the config by default")
     parser.add_argument("--size", type=int, default=2048, help="number of pieces, special ones included (default: %(default)s)")
     parser.add_argument(
-        "--model_type", choices=["bpe", "unigram", "wordpiece"], default="bpe",
-        help="bpe and unigram are SentencePiece models, wordpiece is a BERT word list (default: %(default)s)",
+        "--model_type", choices=["bpe", "unigram", *LISTS], default="bpe",
+        help="bpe and unigram are SentencePiece models, wordpiece is a BERT word list, words one of whole words alone, others unknown "
+        "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--cased", action="store_true", help="of a word list: keep capital letters and accents")
     parser.add_argument(
@@ -71,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError("no text to train on: every document of the train split is empty")
         log(f"training {arguments.size} {arguments.model_type} pieces on {sum(map(len, sampled)) / 1e6:.1f} M characters ...")
         files.write_bytes(arguments.out, _train(sampled, arguments))
-        vocabulary = vocabulary_spec.load(("wordpiece:" if arguments.model_type == "wordpiece" else "") + str(arguments.out))
+        vocabulary = vocabulary_spec.load(("wordpiece:" if arguments.model_type in LISTS else "") + str(arguments.out))
         encode = encoding.text_encoder(vocabulary)
         measured = {name: training.fit(vocabulary, encode, _first(_texts(name, data), MEASURED)) for name in sorted(rates)}
         result = {
@@ -103,7 +105,7 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[arg
     if arguments.config:
         data = config.load(arguments.config, overrides).section("data", Data)
         wanted = data.vocabulary.removeprefix("wordpiece:").partition("+")[0]
-        if arguments.out is None and data.vocabulary.startswith("wordpiece:") == (arguments.model_type == "wordpiece"):
+        if arguments.out is None and data.vocabulary.startswith("wordpiece:") == (arguments.model_type in LISTS):
             arguments.out = Path(wanted) if wanted != "bytes" else None
         rates: dict[str, float] = {}
         for (name, _), rate in parse_mixture(data).items():
@@ -120,8 +122,8 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[arg
 
 
 def _train(sampled: list[str], arguments: argparse.Namespace) -> bytes:
-    if arguments.model_type == "wordpiece":
-        return wordpiece_training.train(sampled, arguments.size, not arguments.cased)
+    if arguments.model_type in LISTS:
+        return LISTS[arguments.model_type](sampled, arguments.size, not arguments.cased)
     return training.train(sampled, arguments.size, arguments.model_type, arguments.pieces)
 
 

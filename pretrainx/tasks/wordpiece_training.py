@@ -36,6 +36,21 @@ def _is_mark(c: str) -> bool:
     return (c.isascii() and not c.isalnum() and not c.isspace()) or unicodedata.category(c)[0] == "P" or "一" <= c <= "鿿"
 
 
+def whole_words(sampled: Iterable[str], size: int, lower: bool) -> bytes:
+    """The bytes of a list of the commonest words, without rests: every other word is read as [UNK], one token.
+
+    For small models of classification: a rare word's pieces would say what other words mean that hold them.
+
+    Raises:
+      InputError: the text has too few different words.
+    """
+    counted = Counter(word for text in sampled for word in split_words(text, lower).split())
+    words = [*SPECIAL, *sorted(counted, key=lambda word: (-counted[word], word))][:size]
+    if len(words) < size:
+        raise InputError(f"--size {size} is too large for this text, which gives a list of {len(words)}")
+    return "".join(f"{word}\n" for word in words).encode()
+
+
 def train(sampled: Iterable[str], size: int, lower: bool) -> bytes:
     """The bytes of the word list, a word a line, `size` lines; equal input gives equal bytes.
 
