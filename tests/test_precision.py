@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_plan import needs_compiler, plan, result
 from test_step import batch_of, fresh, host, program_of
 
 from pretrainx.core.errors import InputError
@@ -157,12 +156,3 @@ def test_moments_on_the_host_change_no_bit(cache_dir: Path) -> None:
         assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.params)} != {"pinned_host"}
     for path in states[0]:
         np.testing.assert_array_equal(states[0][path], states[1][path], err_msg=path)
-
-
-@needs_compiler
-@pytest.mark.slow
-def test_moments_on_the_host_leave_the_chip(tmp_path: Path) -> None:
-    """Compiled for a TPU: two thirds of the arguments are no longer in the chip's memory between steps."""
-    here, there = (result(plan(tmp_path, "--topology=v5e:2x2", f"--config.train.offload_optimizer={flag}")) for flag in (False, True))
-    assert there["argument_bytes"] == pytest.approx(here["argument_bytes"] / 3, rel=0.1)
-    assert there["peak_bytes"] < here["peak_bytes"]
