@@ -6,6 +6,8 @@ from pathlib import Path
 from pretrainx.core import cli, files
 from pretrainx.core.errors import InputError
 
+LEAVE_S = 10.0  # a run that was stopped does not wait longer for storage that does not answer, or for processes that are gone
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -47,4 +49,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, LEAVE_S)

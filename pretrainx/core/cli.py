@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -32,12 +33,21 @@ EXIT_BROKEN_PIPE = 141  # and one whose reader went away (`tool | head`)
 _MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
+def run(main: Callable[[], int | None], leave_s: float = 0.0) -> NoReturn:
     """Runs a tool and exits: 0, or one line on stderr and the exit code of what stopped it. Ends every tool's file.
 
     Our own mistakes are not caught: their traceback is what a bug report needs.
+    `leave_s`, if not 0, is how long a failed tool waits at its exit for threads that may hang (in a read, or for another process).
     """
-    sys.exit(outcome(main))
+    code = 1
+    try:
+        code = outcome(main)
+    finally:
+        if code and leave_s:
+            timer = threading.Timer(leave_s, os._exit, (code,))
+            timer.daemon = True
+            timer.start()
+    sys.exit(code)
 
 
 def outcome(main: Callable[[], int | None]) -> int:

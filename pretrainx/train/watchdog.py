@@ -7,7 +7,6 @@ the stacks of its threads to `stacks/`, the one that is behind is named, and all
 starts again. Clocks of different hosts are never compared.
 """
 
-import atexit
 import contextlib
 import faulthandler
 import json
@@ -25,7 +24,7 @@ from typing import Any
 import jax
 
 from pretrainx.core import files
-from pretrainx.core.errors import EXIT_BAD_INPUT, EXIT_WATCHDOG, GuardStop, InputError, Interrupted
+from pretrainx.core.errors import EXIT_WATCHDOG, GuardStop, Interrupted
 from pretrainx.core.logs import log
 from pretrainx.train.progress import STARTUP, STEP
 
@@ -34,7 +33,6 @@ PERIOD_S = 1.0
 LOST_S = 20.0  # of silence; less than the 30 s after which JAX itself ends the processes, with a message that names a task number
 SUSPECT_S = 5.0  # of silence, once a collective has failed
 GRACE_S = 5.0  # for a process whose neighbour ended: it may be about to end for the same reason, with a message of its own
-LEAVE_S = 10.0  # for a process that ends with an error to say so
 DUMP_S = 3.0  # for the others to write their stacks
 STARTUP_FACTOR = 10  # compiles, restores and waits for all other processes take longer than a step, a save or an evaluation
 DONE = "done"
@@ -88,8 +86,6 @@ class Watchdog:
         agreed = error is None or isinstance(error, (GuardStop, Interrupted))
         self._ended = DONE if agreed else " ".join(f"{kind.__name__ if kind else ''}: {error}".split())[:300]
         self._tell()
-        if not agreed and self.count > 1:
-            leave_soon(EXIT_BAD_INPUT if isinstance(error, InputError) else 1)
 
     def _run(self) -> None:
         while not self._stop.wait(PERIOD_S):
@@ -210,14 +206,6 @@ def leave(code: int) -> None:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(code)
-
-
-def leave_soon(code: int) -> None:
-    """Lets this process say why it ends, and ends it: what Python and JAX do at an exit would wait for the other processes."""
-    atexit.register(leave, code)
-    timer = threading.Timer(LEAVE_S, leave, (code,))  # where it never comes so far, since a thread of a save waits for the others
-    timer.daemon = True
-    timer.start()
 
 
 def read(path: Path) -> dict[str, Any]:
