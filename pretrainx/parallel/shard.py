@@ -108,13 +108,6 @@ class Partitioner:
         specs = [jax.tree.map(self.fine, tree) for tree in (in_shardings, out_shardings)]
         return jax.shard_map(function, mesh=self._finer[0], in_specs=specs[0], out_specs=specs[1], check_vma=False)
 
-    def on_each_device(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-        """`function` run by each device on its own parts: for kernels that the compiler cannot cut by itself."""
-        if self.inside:
-            return function
-        # Kernels do not say how their outputs vary over the mesh.
-        return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-
     def over_batch(self, tree: Any) -> Any:
         """Sums of the devices' own sums, inside `per_device`; elsewhere sums are global already."""
         if not self.inside:
