@@ -40,7 +40,7 @@ HELD_OUT = "robert-louis-stevenson_treasure-island"
 # Of fine-tuning, all chosen on the validation part.
 LRS = ("3e-4", "1e-3")
 FINETUNE = ("--config.data.sequence_length=64", "--config.model.dropout=0.3", "--config.train.steps=4 epochs", "--config.eval.every=0")
-PRETRAIN_TFLOP = 6.0  # of each trunk of `rtd`
+POLARITY_TFLOP, RTD_TFLOP = 30.0, 6.0  # of pretraining, for each trunk
 Row = dict[str, Any]
 
 
@@ -206,11 +206,22 @@ def polarity_data(args: argparse.Namespace) -> tuple[Path, list[str]]:
     own = [row["text"] for row in parts["train"]]
     write_jsonl(folder / "sentences.jsonl", [{"id": f"own/{i}", "text": "\n".join(own[i : i + 50])} for i in range(0, len(own), 50)])
     words = [f"--config.data.corpora.{name}.files={folder}/{name}.jsonl" for name in ("prose", "sentences")]
-    words += [f"--config.data.vocabulary={folder}/vocabulary-8192.model", f"--config.data.cache_dir={folder}/cache"]
-    if not (folder / "vocabulary-8192.model").exists():
-        run("train_vocabulary", f"--config={ROOT}/configs/polarity.py", *words, "--size=8192", "--pieces=words")
+    words += [f"--config.data.vocabulary=wordpiece:{folder}/words-16384.txt", f"--config.data.cache_dir={folder}/cache"]
+    if not (folder / "words-16384.txt").exists():
+        halves = "--config.data.mixture={'prose': 0.5, 'sentences': 0.5}"
+        listed = ("--model_type=words", "--size=16384", "--sample_mb=1.5")
+        run("train_vocabulary", f"--config={ROOT}/configs/polarity.py", *words, halves, *listed)
     run("cache_tasks", f"--config={ROOT}/configs/polarity.py", *words)
     return folder, words
+
+
+def pretrained(objective: str, tflop: float, seed: int, folder: Path, words: list[str]) -> tuple[Path, int]:
+    """(run, steps) of a trunk for `polarity`."""
+    out = folder / f"{objective}-{tflop:g}-{seed}"
+    own = [f"--config={ROOT}/configs/polarity.py:{objective}", *words, f"--config.train.seed={seed}", f"--config.data.seed={seed}"]
+    steps = round(tflop * 1e12 / run("explain_config", *own)["derived"]["flops_per_step"])
+    run("train", *own, f"--config.train.steps={steps}", "--config.eval.every=0", f"--workdir={out}")
+    return out, steps
 
 
 def like_sentences(text: str) -> str:
@@ -227,7 +238,7 @@ def finetuned(folder: Path, start: Path | None, out: Path, seeds: int, *words: s
     """Accuracies on the scored part, by seed; `start` None: from scratch. The learning rate is chosen on the validation part."""
     config = f"--config={ROOT}/configs/finetune.py" + (f":{start}" if start else "")
     own = [f"--config.data.corpora.polarity.files={folder}/{{split}}.jsonl", f"--config.data.cache_dir={folder}/cache-finetune"]
-    own += [f"--config.data.vocabulary={folder}/vocabulary-8192.model", *FINETUNE, *words]
+    own += [f"--config.data.vocabulary=wordpiece:{folder}/words-16384.txt", *FINETUNE, *words]
     run("cache_tasks", config, *own)
     found = run("finetune", config, *own, f"--workdir={out}", f"--seeds={seeds}", "--report=test", "--lrs", *LRS)
     values: list[float] = found["best"]["test/accuracy"]["values"]
@@ -256,15 +267,15 @@ def naive_bayes(folder: Path) -> float:
 
 def polarity(args: argparse.Namespace) -> list[Row]:
     folder, words = polarity_data(args)
-    run("train", f"--config={ROOT}/configs/polarity.py:causal", *words, f"--workdir={folder}/causal")
-    same = configs.load(f"{ROOT}/configs/polarity.py:causal").values["model"]
+    trunk, _ = pretrained("masked", POLARITY_TFLOP, 0, folder, words)
+    same = configs.load(f"{ROOT}/configs/polarity.py:masked").values["model"]
     model = [f"--config.model.{key}={value}" for key, value in same.items()]
-    pretrained = finetuned(folder, folder / "causal", folder / "from-causal", args.seeds)
+    found = finetuned(folder, trunk, folder / "from-masked", args.seeds)
     scratch = finetuned(folder, None, folder / "from-scratch", args.seeds, *model)
-    gain = statistics.mean(pretrained) - statistics.mean(scratch)
+    gain = statistics.mean(found) - statistics.mean(scratch)
     floor = f"naive Bayes on this split {100 * naive_bayes(folder):.1f}"
     return [
-        {"what": f"sentence polarity, fine-tuned, % right, {args.seeds} seeds", "found": mean_and_interval(pretrained), "floor": floor,
+        {"what": f"sentence polarity, fine-tuned, % right, {args.seeds} seeds", "found": mean_and_interval(found), "floor": floor,
          "to_reach": "≥ 78"},
         {"what": "the same network from scratch", "found": mean_and_interval(scratch)},
         {"what": "gain, points", "found": f"{100 * gain:.2f}", "to_reach": "≥ 2"},
@@ -277,12 +288,9 @@ def rtd(args: argparse.Namespace) -> list[Row]:
     for objective in ("masked", "replaced_token"):
         found = []
         for seed in range(args.seeds):
-            trunk = folder / f"{objective}-{seed}"
-            own = [f"--config={ROOT}/configs/polarity.py:{objective}", *words, f"--config.train.seed={seed}", f"--config.data.seed={seed}"]
-            steps = round(PRETRAIN_TFLOP * 1e12 / run("explain_config", *own)["derived"]["flops_per_step"])
-            run("train", *own, f"--config.train.steps={steps}", "--config.eval.every=0", f"--workdir={trunk}")
-            found += finetuned(folder, trunk, folder / f"from-{objective}-{seed}", 1)
-        what = f"{objective}, {PRETRAIN_TFLOP:g} TFLOP ({steps:,} steps), fine-tuned, % right, {args.seeds} seeds"
+            trunk, steps = pretrained(objective, RTD_TFLOP, seed, folder, words)
+            found += finetuned(folder, trunk, folder / f"from-{trunk.name}", 1)
+        what = f"{objective}, {RTD_TFLOP:g} TFLOP ({steps:,} steps), fine-tuned, % right, {args.seeds} seeds"
         rows.append({"what": what, "found": mean_and_interval(found), "to_reach": "the table, whatever it says"})
     return rows
 

@@ -15,7 +15,7 @@ EPILOG = """examples:
   python tools/plan.py --config=configs/decoder_1b.py --topology=v5e:4x4 --json
   python tools/plan.py --config=configs/llama3_70b.py --topology=v5p-1024,h100x512 --analytic --html=plan.html
   python tools/plan.py --config=configs/llama3_8b.py --topology=v5e-256 --search
-  python tools/plan.py --calibration
+  python tools/plan.py --calibration [--runs runs/mine]
 
 Names: v5e:4x4 (a slice's shape), v5e-256, v6e-256, v5e-256x4 (four slices), v5p-128 and tpu7x-128 (these count TensorCores: 64
 chips), h100x8, a100x8, h200x64, b200x64. For TPUs the step is compiled (a minute); for GPUs, and with --analytic, it is estimated."""
@@ -30,12 +30,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--price", type=float, help="dollars an hour and chip (default: pretrainx/core/prices.py, an example)")
     parser.add_argument("--search", action="store_true", help="rank mesh shapes, remat and microbatches by estimate; compile nothing")
     parser.add_argument("--calibration", action="store_true", help="print published runs against their predictions, and stop")
+    parser.add_argument("--runs", nargs="+", metavar="FOLDER", help="with --calibration: your own runs beside their plans")
     parser.add_argument("--html", metavar="FILE", help="also write a page with pictures")
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object on stdout")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     if "--calibration" in (sys.argv[1:] if argv is None else argv):
-        return calibrate("--json" in (sys.argv[1:] if argv is None else argv))
+        own = cli.parse_args(parser, sys.argv[1:] if argv is None else argv)
+        return calibrate(own.json, own.runs or [])
     args, config = cli.parse_config_args(parser, argv)
+    if args.runs:
+        raise InputError("--runs goes with --calibration")
 
     from pretrainx.plan import topology
 
@@ -92,10 +96,20 @@ def searched(config: Any, place: Any) -> dict[str, Any]:
     return {"topology": place.name} | search.table(*search.search(shape, run, place, checked.train.batch_size))
 
 
-def calibrate(as_json: bool) -> int:
-    """Prints every published point against what the analytic form says of it."""
-    from pretrainx.plan import calibration
+def calibrate(as_json: bool, runs: list[str]) -> int:
+    """Prints every published point against what the analytic form says of it, or, where runs are given, these."""
+    from pathlib import Path
 
+    from pretrainx.plan import calibration, measured
+
+    if runs:
+        kept = measured.read(map(Path, runs))
+        for name, row in kept.items():
+            print(f"{name}: {row['chips']} x {row['chip']}, measured {row['measured_step_seconds']:.3g} s, planned "
+                  f"{row['planned_step_seconds']:.3g} s  {row['error']:+6.1%}")  # fmt: skip
+        if as_json:
+            cli.print_json({"runs": kept})
+        return 0
     found = calibration.compare()
     median, unseen = calibration.median_error(found), calibration.median_error(calibration.left_out())
     if as_json:

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         checkpoint.rewind((folder / "checkpoints").resolve(), args.rewind_to)
     multihost.sum_over_processes(0, 8)  # no process looks at the checkpoints before the first has put them in order
     run = loop.prepare(checked, folder, args.allow_change)
+    first = run.step
     try:
         result = loop.train(run)
     except RuntimeError as error:  # of JAX, at the compile or at a step
@@ -43,8 +44,13 @@ def main(argv: list[str] | None = None) -> int:
         if not out_of_memory.happened(error):
             raise
         raise InputError(out_of_memory.sentence(run.program, error)) from error
-    if args.json and multihost.is_first():
-        cli.print_json(result)
+    if multihost.is_first():
+        from pretrainx.plan import measured
+
+        devices = run.program.partitioner.mesh.devices
+        planned = measured.beside_plan(run.program.experiment, folder, devices.flat[0].device_kind, devices.size, first)
+        if args.json:
+            cli.print_json(result | ({"plan": planned} if planned else {}))
     return 0
 
 

@@ -98,13 +98,18 @@ def chip(name: str) -> Chip:
     return CHIPS[name]
 
 
-def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 FLOP/s of one device, or None for a device that is not in the table (a CPU, say). The longest name that fits counts.
-
-    A device of tpu7x is half a chip; of v4 both halves are one device where programs run.
-    """
+def of_kind(device_kind: str) -> Chip | None:
+    """The chip of a device as JAX names it, or None for one that is not in the table (a CPU, say). The longest name that fits counts."""
     fitting = [(kind, chip) for chip in CHIPS.values() for kind in chip.kinds if device_kind.startswith(kind)]
-    if not fitting:
-        return None
-    _, found = max(fitting, key=lambda pair: len(pair[0]))
-    return found.peak["bf16"] / (found.devices if found.name == "tpu7x" else 1)
+    return max(fitting, key=lambda pair: len(pair[0]))[1] if fitting else None
+
+
+def devices_running(found: Chip) -> int:
+    """JAX devices of a chip where programs run: of tpu7x each half is one, of v4 both halves are."""
+    return found.devices if found.name == "tpu7x" else 1
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Dense bfloat16 FLOP/s of one device, or None for a device that is not in the table."""
+    found = of_kind(device_kind)
+    return found.peak["bf16"] / devices_running(found) if found else None

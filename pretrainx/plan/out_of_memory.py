@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from pretrainx.core.chips import CHIPS, Chip
+from pretrainx.core.chips import Chip, of_kind
 from pretrainx.core.errors import InputError
 from pretrainx.plan import analytic, estimate
 from pretrainx.plan.topology import Topology
@@ -33,7 +33,7 @@ def sentence(program: Program, error: BaseException) -> str:
 
 def parts(program: Program, kind: str, count: int) -> tuple[dict[str, float], str]:
     """(bytes of a device by what they are for, what to change)."""
-    chip = next((c for c in CHIPS.values() if kind in c.kinds), None) or nameless(kind)
+    chip = of_kind(kind) or nameless(kind)
     topology: Any = Topology(kind, chip, max(1, count // chip.devices))
     shape, run = estimate.run_of(program.experiment, topology)
     memory = analytic.memory_bytes(shape, run)
