@@ -148,7 +148,7 @@ CASES: dict[str, dict[str, Any]] = {
     "two_objectives": {"data": {"mixture": {"topics": 1.0, "short:prefix": 1.0}}, "model": {"name": "prefix_decoder"}},
     "replaced_token": {"data": {"mixture": {"topics:replaced_token": 1.0}}, "model": {"name": "electra"}},
     "tied_and_learned": {"model": {"tied_head": True, "positions": "learned", "loss_chunks": 2}},
-    "frozen": {"optim": {**OPTIM, "trainable": ("stack/*",)}},
+    "frozen": {"optim": {"trainable": ("stack/*",)}},
     "encoder_decoder": {"data": {"mixture": {"topics:denoising": 1.0}}, "model": {"name": "bart"}},
 }
 

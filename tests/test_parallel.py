@@ -27,7 +27,7 @@ OPTIM = {"eps": 1e-3, "peak_lr": 1e-2}
 
 
 def program_on(cache_dir: Path, **sections: Any) -> tuple[Program, Any]:
-    checked = experiment(cache_dir, optim=OPTIM, **sections)
+    checked = experiment(cache_dir, **sections | {"optim": OPTIM | sections.get("optim", {})})
     mixture = open_mixture(checked.data, "train")
     size = int(np.prod([s for s in (checked.mesh.data, checked.mesh.fsdp, checked.mesh.tensor, checked.mesh.sequence) if s > 0]))
     return build.from_mixture(checked, mixture, jax.devices()[:size])

@@ -32,7 +32,9 @@ HEARTBEATS, STACKS = "heartbeats", "stacks"
 PERIOD_S = 1.0
 LOST_S = 20.0  # of silence; less than the 30 s after which JAX itself ends the processes, with a message that names a task number
 SUSPECT_S = 5.0  # of silence, once a collective has failed
-GRACE_S = 5.0  # for a process whose neighbour ended: it may be about to end for the same reason, with a message of its own
+# For a process whose neighbour ended: it may be about to end for the same reason, with a message of its own. And the neighbour must be
+# gone first (tools/train.py: 10 s at most): JAX ends, with a message of its own, what is still there when process 0 leaves.
+GRACE_S = 15.0
 DUMP_S = 3.0  # for the others to write their stacks
 STARTUP_FACTOR = 10  # compiles, restores and waits for all other processes take longer than a step, a save or an evaluation
 DONE = "done"
