@@ -16,9 +16,10 @@ from support import BYTES, documents, experiment, metrics, write_split
 
 from pretrainx.core.errors import GuardStop, InputError, Interrupted
 from pretrainx.models.skeleton import flatten
-from pretrainx.train import loop, resume, signals
+from pretrainx.train import loop, resume
 from pretrainx.train import state as states
 from pretrainx.train.checkpoint import Checkpoints
+from pretrainx.train.guards import signals
 
 RUN: dict[str, Any] = {"eval": {"every": 4, "max_rows": 16}, "checkpoint": {"every": 5}, "log": {"every": 3, "tensorboard": True}}
 SAME = ("step", "loss", "state_sha256", "rows_sha256", "tokens", "skipped")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from support import command, finish, settings, write_config
 
-from pretrainx.train import maintenance
-from pretrainx.train.signals import Signals
+from pretrainx.train.guards import maintenance
+from pretrainx.train.guards.signals import Signals
 
 
 class Server(http.server.BaseHTTPRequestHandler):

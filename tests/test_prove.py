@@ -11,13 +11,14 @@ import pytest
 from support import ROOT, command, finish, settings, write_config
 
 from pretrainx.core.errors import InputError
-from pretrainx.train import faults, prove
+from pretrainx.train import prove
+from pretrainx.train.guards import faults
 
 # A run without JAX, whose state is a number. FAULT says how it resumes wrongly.
 RUN = """
 import hashlib, json, os, sys, time
 from pathlib import Path
-from pretrainx.train import faults
+from pretrainx.train.guards import faults
 
 FAULT = {fault!r}
 folder = Path(next(w for w in sys.argv if w.startswith("--workdir=")).partition("=")[2])

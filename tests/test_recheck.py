@@ -10,7 +10,8 @@ import pytest
 from support import experiment, metrics
 
 from pretrainx.core.errors import GuardStop
-from pretrainx.train import faults, loop, recheck
+from pretrainx.train import loop
+from pretrainx.train.guards import faults, recheck
 
 TINY: dict[str, Any] = {"model": {"num_layers": 1}, "checkpoint": {"every": 3}, "log": {"every": 1}, "eval": {"every": 0}}
 

@@ -23,9 +23,10 @@ from pretrainx.core.errors import GuardStop, InputError
 from pretrainx.core.sections import Train
 from pretrainx.data import ledger, skips
 from pretrainx.data.loader import open_mixture
-from pretrainx.train import autopsy, checkpoint, loop, resume, spikes
+from pretrainx.train import autopsy, checkpoint, loop, resume
 from pretrainx.train.checkpoint import Checkpoints
-from pretrainx.train.spikes import Rewind, Rewinds, Spikes
+from pretrainx.train.guards import spikes
+from pretrainx.train.guards.spikes import Rewind, Rewinds, Spikes
 from pretrainx.train.state import State
 
 POISONED, FIRST, BATCH = "doc-31", 48, 4  # the first step whose batch sees most of it, as a quarter of its rows

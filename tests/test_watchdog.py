@@ -15,10 +15,10 @@ import pytest
 from support import command, finish, metrics, settings, write_config
 
 from pretrainx.core.errors import EXIT_WATCHDOG
-from pretrainx.train import watchdog
 from pretrainx.train.checkpoint import Checkpoints
+from pretrainx.train.guards import watchdog
+from pretrainx.train.guards.watchdog import Peer, Watchdog
 from pretrainx.train.progress import Progress
-from pretrainx.train.watchdog import Peer, Watchdog
 
 SECTIONS: dict[str, Any] = {
     "train": {"steps": 1_000_000}, "checkpoint": {"every": 20}, "log": {"every": 10}, "eval": {"every": 0},

@@ -27,18 +27,19 @@ from pretrainx.models.skeleton import Params
 from pretrainx.objectives.interface import Features
 from pretrainx.objectives.losses import by_term
 from pretrainx.parallel import mesh, multihost
-from pretrainx.train import build, resume, spikes
+from pretrainx.train import build, resume
 from pretrainx.train import experiment as experiments
 from pretrainx.train.build import Program
 from pretrainx.train.checkpoint import Checkpoints
 from pretrainx.train.experiment import Experiment
+from pretrainx.train.guards import spikes
+from pretrainx.train.guards.spikes import Spikes
 from pretrainx.train.loop import first_state
-from pretrainx.train.spikes import Spikes
 from pretrainx.train.state import State
 from pretrainx.train.step import term_scales
 from pretrainx.train.trained import saved_config
 
-LEAST_SIGMA = 0.01  # of the median: as in train/spikes.py, for the few rows of a batch
+LEAST_SIGMA = 0.01  # of the median: as in train/guards/spikes.py, for the few rows of a batch
 
 
 @dataclass(frozen=True)

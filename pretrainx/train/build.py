@@ -28,9 +28,10 @@ from pretrainx.optim import build as optimizers
 from pretrainx.optim import schedules
 from pretrainx.parallel import layouts, mesh
 from pretrainx.parallel.shard import Dims, Partitioner, axes_of
-from pretrainx.train import offload, spikes
+from pretrainx.train import offload
 from pretrainx.train import state as states
 from pretrainx.train.experiment import Experiment, Lengths, lengths, with_vocabulary
+from pretrainx.train.guards import spikes
 from pretrainx.train.loss_scale import behind_scale
 from pretrainx.train.state import State
 from pretrainx.train.step import make_train_step

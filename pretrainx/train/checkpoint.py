@@ -21,7 +21,8 @@ from pretrainx.core.errors import InputError, Interrupted, SaveFailed
 from pretrainx.core.logs import log
 from pretrainx.models.skeleton import Params
 from pretrainx.parallel.multihost import is_first, sum_over_processes
-from pretrainx.train import digests, faults
+from pretrainx.train import digests
+from pretrainx.train.guards import faults
 from pretrainx.train.state import State
 
 ITEMS = ("params", "rest", "facts")
@@ -171,7 +172,7 @@ class Checkpoints:
         """After a failed save: room is made for the next one, and the manager forgets it.
 
         Raises:
-          SaveFailed: there are other processes. They may have saved and no longer agree with this one, so all end (train/watchdog.py).
+          SaveFailed: there are other processes. They may have saved and no longer agree with this one, so all end (guards/watchdog.py).
         """
         self.failed += 1
         reason = " ".join(str(error).split())[:300] or type(error).__name__

@@ -24,18 +24,19 @@ from pretrainx.data.loader import DIGEST_BITS, Batch, batches, open_mixture
 from pretrainx.evaluate.perplexity import Evaluator
 from pretrainx.parallel import multihost
 from pretrainx.tasks import corpora
-from pretrainx.train import build, curves, describe, maintenance, recheck, resume, spikes, warm_start
+from pretrainx.train import build, curves, describe, resume, warm_start
 from pretrainx.train import state as states
 from pretrainx.train.build import Program
 from pretrainx.train.checkpoint import Checkpoints
 from pretrainx.train.experiment import Experiment
+from pretrainx.train.guards import maintenance, recheck, spikes
+from pretrainx.train.guards.signals import Signals
+from pretrainx.train.guards.spikes import Rewind, Rewinds, Spikes
+from pretrainx.train.guards.watchdog import Watchdog
 from pretrainx.train.progress import Progress
 from pretrainx.train.report import Reporter, evaluated, keep_until
-from pretrainx.train.signals import Signals
-from pretrainx.train.spikes import Rewind, Rewinds, Spikes
 from pretrainx.train.standing import Run, go_back, leave_out, stand_at
 from pretrainx.train.state import State
-from pretrainx.train.watchdog import Watchdog
 
 
 def prepare(experiment: Experiment, folder: Path, allowed: Iterable[str] = ()) -> Run:

@@ -1,6 +1,6 @@
 """The proof that a config resumes exactly: its own run in short form, killed again and again, against one that was left alone.
 
-Kills are kill -9 of real processes of tools/train.py: at named phases of a save (train/faults.py), and at seeded instants of
+Kills are kill -9 of real processes of tools/train.py: at named phases of a save (train/guards/faults.py), and at seeded instants of
 start-up and training. Compared are the hashes of the final state and of every row fed, and every logged number but the clock's.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.logs import duration, log
 from pretrainx.core.sections import Mesh
-from pretrainx.train import faults
+from pretrainx.train.guards import faults
 
 SAME = ("step", "loss", "state_sha256", "rows_sha256", "tokens", "skipped")
 CLOCK = ("train/step_seconds", "train/tokens_per_second", "train/tflops", "train/data_wait_share", "train/mfu")

@@ -8,10 +8,11 @@ from pretrainx.core.logs import log
 from pretrainx.data import skips
 from pretrainx.data.loader import Mixture, RowBuilder
 from pretrainx.parallel import multihost
-from pretrainx.train import resume, spikes
+from pretrainx.train import resume
 from pretrainx.train.build import Program
 from pretrainx.train.checkpoint import Checkpoints
-from pretrainx.train.spikes import Rewind, Rewinds, Spikes
+from pretrainx.train.guards import spikes
+from pretrainx.train.guards.spikes import Rewind, Rewinds, Spikes
 from pretrainx.train.state import State
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from pretrainx.core.errors import GuardStop
-from pretrainx.train import faults
 from pretrainx.train.build import Program
+from pretrainx.train.guards import faults
 from pretrainx.train.state import State
 
 Step = Callable[[State, Any], tuple[State, Any]]
