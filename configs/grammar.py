@@ -7,6 +7,7 @@ Words:    python tools/train_vocabulary.py --config=configs/grammar.py --size 10
 Cache:    python tools/cache_tasks.py --config=configs/grammar.py
 Train:    python tools/train.py --config=configs/grammar.py
 Hardware: 2 CPU cores, half an hour
+Expect:   about 61 % of BLiMP's pairs (a byte 5-gram has 61, chance 50)
 """
 
 from ml_collections import ConfigDict
