@@ -111,9 +111,9 @@ def in_a_process_of_its_own(name: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def show(row: dict) -> None:
+def show(row: dict, out) -> None:
     if "error" in row:
-        print(f"| {row['name']} | failed: {row['error'][:160]} |")
+        print(f"| {row['name']} | failed: {row['error'][:160]} |", file=out, flush=True)
         return
     kinds = ", ".join(
         f"{kind} {size / 1e6:,.0f}" for kind, size in sorted(row["wire_by_kind"].items(), key=lambda item: -item[1]) if size > 5e5
@@ -121,8 +121,8 @@ def show(row: dict) -> None:
     print(
         f"| {row['name']} | {row['topology']} | {row['what']} | {row['peak_bytes'] / 1e9:.2f} | {row['wire_bytes'] / 1e6:,.0f} | {kinds} | "
         f"{row['step_seconds']:.3g} | {row['kernel_calls']} | {row['compile_cpu_seconds']:.0f} |",
-        flush=True,
-    )
+        file=out, flush=True,
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -139,13 +139,15 @@ def main() -> None:
         for name, (place, _, what) in (OURS | BARE).items():
             print(f"{name:<20} {place:<12} {what}")
         return
-    print("| row | topology | layout | peak GB | wire MB | by kind | step s (predicted) | kernel calls | compile CPU-s |\n|" + "---|" * 9,
-          file=sys.stderr if args.json else sys.stdout)  # fmt: skip
+    out = sys.stderr if args.json else sys.stdout
+    print(
+        "| row | topology | layout | peak GB | wire MB | by kind | step s (predicted) | kernel calls | compile CPU-s |\n|" + "---|" * 9,
+        file=out,
+    )
     rows = []
     for name in args.only or [*OURS, *BARE]:
         rows.append(in_a_process_of_its_own(name))
-        if not args.json:
-            show(rows[-1])
+        show(rows[-1], out)
     if args.json:
         print(json.dumps({"rows": rows}))
 
