@@ -185,8 +185,8 @@ def like_print(text: str) -> str:
 
 def polarity_data(args: argparse.Namespace) -> tuple[Path, list[str]]:
     """(folder, words of a pretraining config): the sentences in three parts, and text to pretrain on, written as they are: in
-    lower case, with spaces around punctuation. The text is novels, speeches, encyclopedia, and passages
-    of modern fiction (LAMBADA's), and the training part's sentences."""
+    lower case, with spaces around punctuation. The text is novels, speeches, encyclopedia, passages of modern fiction (LAMBADA's),
+    and the training part's sentences."""
     folder = (args.out / "polarity").absolute()
     parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     for row in read_jsonl(args.data / "tasks" / "sentence_polarity.train.jsonl.gz"):

@@ -16,8 +16,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
     os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 from support import BYTES, documents, write_split
 
@@ -42,3 +44,12 @@ def topics(cache_dir: Path) -> TokenCache:
     cache = TokenCache(cache_dir / "topics" / "train")
     assert cache.vocabulary == BYTES
     return cache
+
+
+@pytest.fixture(scope="module")
+def one_device() -> Iterator[None]:
+    """The loop takes the devices that are there; here one, so that a config with data=1 fits."""
+    patch, devices = pytest.MonkeyPatch(), jax.devices()
+    patch.setattr(jax, "devices", lambda *_: devices[:1])
+    yield
+    patch.undo()

@@ -30,13 +30,7 @@ def run(cache_dir: Path, folder: Path, allowed: tuple[str, ...] = (), **sections
     return loop.train(loop.prepare(checked, folder, allowed))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device() -> Any:
-    """The loop takes the devices that are there; here one, so that a config with data=1 fits."""
-    patch, devices = pytest.MonkeyPatch(), jax.devices()
-    patch.setattr(jax, "devices", lambda *_: devices[:1])
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module")

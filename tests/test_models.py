@@ -163,11 +163,16 @@ def loss_and_grads(model: Skeleton, batch: dict[str, jax.Array], params: Any) ->
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.fixture(scope="module")
-def scored() -> dict[str, jax.Array]:
+def scored_batch() -> dict[str, jax.Array]:
+    """Three rows with targets, each of weight 1."""
     batch = batch_of(rows=3)
     targets = np.random.default_rng(1).integers(3, 64, (3, 16))
     return batch | {"targets": jnp.asarray(targets), "loss_weights": jnp.ones((3, 16))}
+
+
+@pytest.fixture(scope="module")
+def scored() -> dict[str, jax.Array]:
+    return scored_batch()
 
 
 @pytest.fixture(scope="module")

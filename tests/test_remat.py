@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import numpy_params
-from test_models import batch_of, build, loss_and_grads
+from test_models import batch_of, build, loss_and_grads, scored_batch
 from test_plan import plan, result
 
 from pretrainx.core.errors import InputError
@@ -28,9 +27,7 @@ PARTS = (
 
 @pytest.fixture(scope="module")
 def scored() -> dict[str, jax.Array]:
-    batch = batch_of(rows=3)
-    targets = np.random.default_rng(1).integers(3, 64, (3, 16))
-    return batch | {"targets": jnp.asarray(targets), "loss_weights": jnp.ones((3, 16))}
+    return scored_batch()
 
 
 @pytest.fixture(scope="module")

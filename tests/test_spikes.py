@@ -35,12 +35,7 @@ TRAIN: dict[str, Any] = {"steps": 60, "batch_size": BATCH, "spike_window": 16, "
 SECTIONS: dict[str, Any] = {"data": {"seed": 137, "sequence_length": 128}, "checkpoint": {"every": 10, "keep": 3}, "log": {"every": 1}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device() -> Any:
-    patch, devices = pytest.MonkeyPatch(), jax.devices()
-    patch.setattr(jax, "devices", lambda *_: devices[:1])
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 
 from pretrainx.core.errors import InputError, nearest
+from pretrainx.parallel.mesh import HOST_MEMORY
 
 NAMES = ("query", "key", "value", "attention_out", "mlp_in", "mlp_hidden")
-HOST = "pinned_host"  # the host's memory that devices copy to and from by themselves
 _PART = "save:NAMES, offload:NAMES, or both with + between, of " + ", ".join(NAMES)
 
 Policy = Callable[..., Any]
@@ -31,9 +31,9 @@ POLICIES: dict[str, Policy | None] = {
         _kept.dots_with_no_batch_dims_saveable, _kept.save_only_these_names("attention_out")
     ),
     "offload_attention_out": _kept.save_and_offload_only_these_names(
-        names_which_can_be_saved=[], names_which_can_be_offloaded=["attention_out"], offload_src="device", offload_dst=HOST
+        names_which_can_be_saved=[], names_which_can_be_offloaded=["attention_out"], offload_src="device", offload_dst=HOST_MEMORY
     ),
-    "offload_minimal": _kept.offload_dot_with_no_batch_dims("device", HOST),
+    "offload_minimal": _kept.offload_dot_with_no_batch_dims("device", HOST_MEMORY),
 }
 
 
@@ -59,5 +59,8 @@ def policy(name: str) -> Policy | None:
                 raise InputError(f"train.remat: {one!r} stands twice in {name!r}; a part is saved, or offloaded, once")
             chosen[kind.strip()].append(one)
     return _kept.save_and_offload_only_these_names(
-        names_which_can_be_saved=chosen["save"], names_which_can_be_offloaded=chosen["offload"], offload_src="device", offload_dst=HOST
+        names_which_can_be_saved=chosen["save"],
+        names_which_can_be_offloaded=chosen["offload"],
+        offload_src="device",
+        offload_dst=HOST_MEMORY,
     )

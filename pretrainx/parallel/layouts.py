@@ -19,6 +19,11 @@ WEIGHT_DIMS = ("embed", "mlp", "heads", "kv", "head_dim", "vocab", "layers", "no
 ACTIVATION_DIMS = ("batch", "length", "residual", "embed", "mlp", "heads", "kv", "vocab")
 
 
+def axes_of(rule: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of a rule, or of an entry of a PartitionSpec."""
+    return (rule,) if isinstance(rule, str) else tuple(rule or ())
+
+
 @dataclass(frozen=True)
 class Layout:
     """Rules from logical dims to mesh axes; `optimizer` is for the moments, and is `weights` where None.
@@ -75,7 +80,7 @@ def settle(layout: Layout, dim_sizes: Mapping[str, int], mesh_shape: Mapping[str
     fits = {
         dim: axes
         for dim, axes in layout.preferred.items()
-        if dim_sizes.get(dim, 1) % math.prod(mesh_shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes)) == 0
+        if dim_sizes.get(dim, 1) % math.prod(mesh_shape[axis] for axis in axes_of(axes)) == 0
     }
     return replace(layout, weights=fits | layout.weights, preferred={})
 
@@ -106,7 +111,7 @@ def resolve(layout: str | dict[str, Any]) -> Layout:
                 raise InputError(f"layout.{kind}.{dim}: unknown dim; {nearest(dim, dims)}")
             if not isinstance(axes, (str, list, tuple)):
                 raise InputError(f"layout.{kind}.{dim}: expected a mesh axis or a list of them, found {axes!r}")
-            for axis in (axes,) if isinstance(axes, str) else axes:
+            for axis in axes_of(axes):
                 if axis not in AXES:
                     raise InputError(f"layout.{kind}.{dim}: unknown mesh axis {axis!r}; {nearest(str(axis), AXES)}")
     manual = layout.get("manual", False)

@@ -12,6 +12,7 @@ from pretrainx.core.errors import InputError
 from pretrainx.core.sections import Mesh as MeshSection
 from pretrainx.parallel.layouts import AXES
 
+HOST_MEMORY = "pinned_host"  # the host's memory that devices copy to and from by themselves
 _MISJOINED = "mesh.data={0}: {1} slices are joined by the network alone; give a multiple of {1}"
 
 

@@ -11,15 +11,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pretrainx.core.errors import InputError
-from pretrainx.parallel.layouts import Layout, Rules
+from pretrainx.parallel.layouts import Layout, Rules, axes_of
 from pretrainx.parallel.mesh import divisors, finer
 
 Dims = tuple[str | None, ...]
-
-
-def axes_of(rule: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The mesh axes of a rule, or of an entry of a PartitionSpec."""
-    return (rule,) if isinstance(rule, str) else tuple(rule or ())
 
 
 def spec(dims: Dims, rules: Rules) -> PartitionSpec:
@@ -183,7 +178,7 @@ class Partitioner:
         return self.axis_size(self.batch_axes)
 
     def axis_size(self, axes: str | tuple[str, ...]) -> int:
-        return int(np.prod([self.mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes)], dtype=int))
+        return int(np.prod([self.mesh.shape[a] for a in axes_of(axes)], dtype=int))
 
     def misfits(self, arrays: dict[str, tuple[Dims, tuple[int, ...]]], among: str = "weights") -> list[str]:
         """One phrase for each (dim, size) of these named weights (or activations) that its mesh axes do not divide."""
@@ -213,8 +208,8 @@ class Partitioner:
     def idle_axes(self) -> tuple[list[str], list[str]]:
         """Mesh axes of size 1 that the layout shards over, and axes above 1 that it does not use: likely mistakes."""
         kinds = (self.layout.weights, self.layout.moments, self.layout.activations)
-        used = {axis for rules in kinds for axes in rules.values() for axis in ((axes,) if isinstance(axes, str) else axes)}
-        wanted = {a for rules in kinds[:2] for axes in rules.values() for a in ((axes,) if isinstance(axes, str) else axes)}
+        used = {axis for rules in kinds for axes in rules.values() for axis in axes_of(axes)}
+        wanted = {a for rules in kinds[:2] for axes in rules.values() for a in axes_of(axes)}
         shape = self.mesh.shape
         return sorted(a for a in wanted if shape[a] == 1), sorted(a for a in shape if shape[a] > 1 and a not in used)
 

@@ -30,7 +30,7 @@ def run_of(experiment: Experiment, topology: Topology, any_batch: bool = False) 
             f"microbatches; give a multiple of {shards * train.grad_accum}, such as {4 * shards * train.grad_accum}"
         )
     layout = layouts.resolve(experiment.layout)
-    axes = {axis for rule in layout.weights.values() for axis in ((rule,) if isinstance(rule, str) else rule)}
+    axes = {axis for rule in layout.weights.values() for axis in layouts.axes_of(rule)}
     chips, devices = topology.chips, topology.chip.devices
     run = Run(
         topology.chip, chips, experiment.data.sequence_length,

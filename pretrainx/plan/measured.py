@@ -1,6 +1,5 @@
 """A run's own step time beside its plan: on a chip that the table knows, training ends with both, and `plan --calibration` reads them."""
 
-import json
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ from pretrainx.core.errors import InputError
 from pretrainx.core.logs import log
 from pretrainx.plan import estimate
 from pretrainx.plan.topology import Topology
+from pretrainx.train import curves
 from pretrainx.train.experiment import Experiment
 
 FILE = "planned.json"
@@ -19,8 +19,8 @@ FILE = "planned.json"
 
 def step_seconds(metrics: Path, first: int) -> float | None:
     """The median step time of the reports after step `first`; None where there is none. Its first report still warms up."""
-    reports = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    times = [row["train/step_seconds"] for row in reports if row["step"] > first and "train/step_seconds" in row]
+    reports = curves.read(metrics).get("train/step_seconds", {}) if metrics.exists() else {}
+    times = [seconds for step, seconds in reports.items() if step > first]
     return statistics.median(times[1:]) if len(times) > 1 else None
 
 
@@ -30,8 +30,11 @@ def beside_plan(experiment: Experiment, folder: Path, device_kind: str, num_devi
     None, and nothing is written, where nothing was measured, or no plan is to be had: a chip that no table has (a CPU), a model of
     two stacks, half a chip, v4 (whose programs see other devices than its plans).
     """
-    chip, measured = of_kind(device_kind), step_seconds(folder / "metrics.jsonl", first)
-    if chip is None or measured is None or devices_running(chip) != chip.devices or num_devices % chip.devices:
+    chip = of_kind(device_kind)
+    if chip is None or devices_running(chip) != chip.devices or num_devices % chip.devices:
+        return None
+    measured = step_seconds(folder / "metrics.jsonl", first)
+    if measured is None:
         return None
     chips = num_devices // chip.devices
     slice_chips = min(chips, chip.domain)

@@ -5,7 +5,6 @@ A row's loss and gradient are its own parts of the batch's: they add up to what 
 
 import json
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from pretrainx.models.skeleton import Params
 from pretrainx.objectives.interface import Features
 from pretrainx.objectives.losses import by_term
 from pretrainx.parallel import mesh, multihost
-from pretrainx.train import build, resume
+from pretrainx.train import build, curves, resume
 from pretrainx.train import experiment as experiments
 from pretrainx.train.build import Program
 from pretrainx.train.checkpoint import Checkpoints
@@ -111,7 +110,7 @@ def examine(folder: Path, step: int, parts_of: int = 8) -> Autopsy:
     mixture = open_mixture(experiment.data, "train")
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     base = max((s for s in checkpoints.steps() if s < step), default=0)
-    facts: dict[str, Any] = resume.facts(checkpoints, base) if base else {"losses": [], "spikes": 0, "skip_rows": skips.NONE}
+    facts = resume.facts(checkpoints, base) if base else resume.START
     left_out: Skips = facts["skip_rows"]
     if experiment.train.skip_rows:
         left_out = left_out.with_rows(skips.read(experiment.train.skip_rows), base * experiment.train.batch_size)
@@ -170,15 +169,9 @@ def on_device(program: Program, features: Features, past: Spikes) -> dict[str, j
 
 def logged_losses(folder: Path, step: int) -> dict[int, float]:
     """{step: loss} of the run's log before a step: means of a report's steps."""
-    path, found = folder / "metrics.jsonl", {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-            if row["step"] < step and row.get("train/loss") is not None:
-                found[int(row["step"])] = float(row["train/loss"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
+    path = folder / "metrics.jsonl"
+    logged = curves.read(path).get("train/loss", {}) if path.exists() else {}
+    return {at: loss for at, loss in logged.items() if at < step}
 
 
 def measure(program: Program, state: State, features: Features) -> dict[str, Any]:
@@ -244,9 +237,8 @@ def robust(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """
     array = np.asarray(values, np.float64)
     finite = [float(x) for x in array if math.isfinite(x)]
-    middle = statistics.median(finite or [0.0])
-    sigma = max(spikes.SIGMA * statistics.median([abs(x - middle) for x in finite] or [0.0]), LEAST_SIGMA * abs(middle), 1e-12)
-    return np.where(np.isfinite(array), (array - middle) / sigma, np.inf)
+    middle, sigma = spikes.spread(finite or [0.0], LEAST_SIGMA)
+    return np.where(np.isfinite(array), (array - middle) / max(sigma, 1e-12), np.inf)
 
 
 def skip_list(found: Sequence[Finding]) -> Skips:

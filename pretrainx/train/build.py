@@ -27,7 +27,8 @@ from pretrainx.objectives.losses import term_names
 from pretrainx.optim import build as optimizers
 from pretrainx.optim import schedules
 from pretrainx.parallel import layouts, mesh
-from pretrainx.parallel.shard import Dims, Partitioner, axes_of
+from pretrainx.parallel.layouts import axes_of
+from pretrainx.parallel.shard import Dims, Partitioner
 from pretrainx.train import offload
 from pretrainx.train import state as states
 from pretrainx.train.experiment import Experiment, Lengths, lengths, with_vocabulary

@@ -6,16 +6,15 @@ from typing import Any
 
 import jax
 
+from pretrainx.parallel.mesh import HOST_MEMORY
 from pretrainx.train.state import State
-
-HOST = "pinned_host"  # the host's memory that devices copy to and from by themselves
 
 
 def on_host(shardings: State, abstract: State) -> State:
     """The shardings with every array of the optimizer's state in the host's memory; single numbers stay."""
 
     def one(sharding: Any, leaf: Any) -> Any:
-        return sharding.with_memory_kind(HOST) if leaf.ndim else sharding
+        return sharding.with_memory_kind(HOST_MEMORY) if leaf.ndim else sharding
 
     return replace(shardings, opt_state=jax.tree.map(one, shardings.opt_state, abstract.opt_state))
 

@@ -48,6 +48,10 @@ FOLLOWS = {
 }  # fmt: skip
 
 
+# What `facts` would give of step 0, as far as a run stands on it.
+START: dict[str, Any] = {"pending": [], "loss": None, "rows_sha256": "0", "losses": [], "spikes": 0, "skip_rows": skips.NONE}
+
+
 def free(path: str) -> bool:
     """Whether a leaf may differ without a word; one that is in no list may not."""
     return any(path.startswith(name) if name.endswith(".") else path == name or path.startswith(f"{name}.") for name in FREE)

@@ -39,8 +39,8 @@ class Run:
 def stand_at(run: Run, step: int, saved: dict[str, Any] | None) -> None:
     """Puts the run to a checkpoint's step with the facts of it, or to its start."""
     train, first = run.program.experiment.train, multihost.is_first()
-    facts = saved or {"pending": [], "loss": None, "rows_sha256": "0", "losses": [], "spikes": 0, "skip_rows": skips.NONE}
-    run.step, run.pending, run.loss, run.state = step, facts["pending"], facts["loss"], None
+    facts = saved or resume.START
+    run.step, run.pending, run.loss, run.state = step, list(facts["pending"]), facts["loss"], None
     run.rows_digest = int(facts["rows_sha256"], 16) if first else 0
     run.spikes = spikes.restored(train, facts, run.folder / spikes.JOURNAL if first else None)
     feed_without(run, facts["skip_rows"])

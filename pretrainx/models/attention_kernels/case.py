@@ -9,6 +9,7 @@ import jax
 from jax.sharding import AxisType, PartitionSpec
 
 from pretrainx.models.attention_kernels.sight import Visibility
+from pretrainx.parallel.layouts import axes_of
 from pretrainx.parallel.shard import Dims, Partitioner, spec
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (q, k, v) -> mixed
@@ -36,8 +37,8 @@ class Case:
     @cached_property
     def length_axes(self) -> tuple[str, ...]:
         """Mesh axes above 1 over which queries are cut along their length: context parallelism, where there are any."""
-        axes = spec(("length",), self.partitioner.layout.activations)[0] or ()
-        return tuple(a for a in ((axes,) if isinstance(axes, str) else axes) if self.partitioner.mesh.shape[a] > 1)
+        axes = axes_of(spec(("length",), self.partitioner.layout.activations)[0])
+        return tuple(a for a in axes if self.partitioner.mesh.shape[a] > 1)
 
 
 class Kernel(Protocol):
@@ -65,7 +66,7 @@ def on_each_device(
 
     def partition(dims: Dims) -> PartitionSpec:
         def kept(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
-            return tuple(a for a in ((axes,) if isinstance(axes, str) else axes or ()) if a in free)
+            return tuple(a for a in axes_of(axes) if a in free)
 
         return PartitionSpec(*(kept(axes) or None for axes in spec(dims, rules)))
 

@@ -48,9 +48,14 @@ def limit_of(losses: list[float], window: int, deviations: float) -> float:
     """
     if len(losses) < window // 2:
         return math.inf
-    middle = statistics.median(losses)
-    sigma = max(SIGMA * statistics.median(abs(loss - middle) for loss in losses), LEAST_SIGMA * abs(middle))
+    middle, sigma = spread(losses, LEAST_SIGMA)
     return float(np.float32(middle + deviations * sigma))  # as the step compares it
+
+
+def spread(values: list[float], least: float) -> tuple[float, float]:
+    """(median, robust standard deviation), the latter at least that share of the median."""
+    middle = statistics.median(values)
+    return middle, max(SIGMA * statistics.median(abs(x - middle) for x in values), least * abs(middle))
 
 
 @dataclass
