@@ -105,10 +105,10 @@ def contexts(wheel: Path) -> Iterator[tuple[str, str]]:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of prose, one by one, without quotation marks; what has no end of a sentence (a title, a list) is left out."""
+    """The sentences of prose of 4 to 30 words, one by one, without quotation marks; what has no end (a title, a list) is left out."""
     parts = re.split(r"(?<=[.!?])[')]* +(?=['(]*[A-Z])|\n+", text.replace('"', " "))
     cleaned = (re.sub(r"\s+", " ", re.sub(r" +([,.!?])", r"\1", part)).strip(" ()") for part in parts)
-    return [part for part in cleaned if part.endswith((".", "?", "!")) and 2 < part.count(" ") < 60 and "<unk>" not in part]
+    return [part for part in cleaned if part.endswith((".", "?", "!")) and 2 < part.count(" ") < 30 and "<unk>" not in part]
 
 
 def like_print(text: str) -> str:

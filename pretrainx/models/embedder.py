@@ -52,6 +52,8 @@ class Embedder(nnx.Module):
     def __call__(self, batch: Batch, embedding: jax.Array | None = None) -> jax.Array:
         config, tokens = self.config, batch["tokens"]
         x = (self.embedding[...] if embedding is None else embedding).astype(config.dtype)[tokens] * config.embed_scale
+        if config.word_dropout:
+            x = x * dropout(jnp.ones((*tokens.shape, 1), x.dtype), config.word_dropout, key_for(batch, "words"))
         if config.positions == "learned":
             x = x + self.position_embedding[...].astype(config.dtype)[batch["positions"] + config.position_offset]
         if config.max_block_positions:

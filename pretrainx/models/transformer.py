@@ -89,6 +89,7 @@ class TransformerConfig:
     lora_alpha: Positive = 16.0
     lora_targets: tuple[str, ...] = ("*attention/query", "*attention/value")
     dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0  # of embeddings and of what each branch adds, while training
+    word_dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0  # of tokens: their embedding is dropped whole (Iyyer 2015, section 3)
     loss_chunks: Size = 1  # the head and the loss run over the sequence in so many parts: less memory, same result
     scan_layers: bool = True
     remat: str = "none"
@@ -103,6 +104,11 @@ class TransformerConfig:
     def causal(self) -> bool:
         """Whether it can go on from a text token by token."""
         return "causal" in self.sights
+
+    @property
+    def drops(self) -> bool:
+        """Whether it drops anything while training."""
+        return bool(self.dropout or self.word_dropout)
 
     @property
     def kv_heads(self) -> int:

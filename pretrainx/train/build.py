@@ -237,9 +237,10 @@ def require_manual(partitioner: Partitioner, model: Any) -> None:
         )
     if model.lora_rank:
         raise InputError("model.lora_rank: adapters and the weights under them are cut apart in a manual layout; choose layout='fsdp'")
-    if model.dropout:
+    if model.drops:
+        named = f"dropout {model.dropout}" if model.dropout else f"word_dropout {model.word_dropout}"
         raise InputError(
-            f"model.dropout {model.dropout}: in a manual layout each device would draw for its own rows, and a mesh would change what is "
+            f"model.{named}: in a manual layout each device would draw for its own rows, and a mesh would change what is "
             "dropped; choose layout='fsdp', or no dropout"
         )
 

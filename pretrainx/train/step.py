@@ -96,7 +96,7 @@ def make_train_step(
         return map_with_dims(lambda dims, x: jax.lax.with_sharding_constraint(x, sharding(dims)), skeleton.dims, tree)
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step) if skeleton.config.dropout else None
+        key = jax.random.fold_in(jax.random.key(seed), state.step) if skeleton.config.drops else None
         scale = loss_scale.scale_of(state.opt_state)
         if partitioner.runs_per_device:
             here, shardings = partitioner.replicated, map_with_dims(partitioner.weight, skeleton.dims)
