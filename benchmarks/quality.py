@@ -1,6 +1,6 @@
 """What do small models learn on real text? Five questions with a figure to beat each, by the project's own commands.
 
-    python benchmarks/quality.py --data=../shared/data --out=runs/quality [--only=shakespeare ...] [--seeds=5] [--json]
+    python benchmarks/quality.py --data=../shared/data --out=runs/quality [--only=shakespeare ...] [--seeds=5] [--jobs=2] [--json]
 
 Needs pretrainx[tasks], 2 CPU cores and an hour and a half. Parts:
   shakespeare  nats a character on the whole validation set (the last tenth): nanoGPT's recipe, and ours at the same FLOPs
@@ -17,12 +17,16 @@ scored. What --out has already is not run again. Writes results.json and table.m
 import argparse
 import json
 import math
+import os
+import queue
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,27 +47,28 @@ FINETUNE = ("--config.data.sequence_length=64", "--config.model.dropout=0.3", "-
 POLARITY_TFLOP, RTD_TFLOP = 30.0, 6.0  # of pretraining, for each trunk
 Row = dict[str, Any]
 
+here = threading.local()  # of the part that a thread runs: `log`, where its commands write
+alone = threading.Lock()  # while data of two parts are made
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with pretrain/ and tasks/")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="default: %(default)s")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--jobs", type=int, default=2, help="parts side by side, each on its own share of the cores (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, help="of fine-tuning (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line of stdout")
     args = cli.parse_args(parser, argv)
     if not (args.data / "pretrain").is_dir() or not (args.data / "tasks").is_dir():
         raise InputError(f"--data {args.data}: expected folders 'pretrain' and 'tasks' in it")
-    rows: list[Row] = []
-    for name in args.only:
-        path = args.out / f"{name}.json"
-        if not path.exists():
-            started = time.monotonic()
-            found = PARTS[name](args)
-            files.write_json(path, {"seconds": time.monotonic() - started, "rows": found})
-        part = json.loads(path.read_text())
-        rows += part["rows"]
-        log(f"{name}: {part['seconds'] / 60:.1f} minutes")
+    lanes: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+    cores = sorted(os.sched_getaffinity(0))
+    for i in range(jobs := min(args.jobs, len(cores))):
+        lanes.put(set(cores[i::jobs]))
+    # A thread's cores are those of the commands that it starts.
+    with ThreadPoolExecutor(jobs, initializer=lambda: os.sched_setaffinity(0, lanes.get())) as pool:
+        rows = [row for found in pool.map(lambda name: part(name, args), args.only) for row in found]
     table = as_table(rows)
     files.write_json(args.out / "results.json", rows)
     files.write_bytes(args.out / "table.md", table.encode())
@@ -71,6 +76,22 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         cli.print_json({"rows": rows})
     return 0
+
+
+def part(name: str, args: argparse.Namespace) -> list[Row]:
+    """The rows of a part, which is run if it has not been."""
+    path = args.out / f"{name}.json"
+    if not path.exists():
+        log(f"{name}: begun, log in {args.out / name}.log")
+        here.log = args.out / f"{name}.log"
+        here.log.parent.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        rows = PARTS[name](args)
+        files.write_json(path, {"seconds": time.monotonic() - started, "rows": rows})
+    done: Row = json.loads(path.read_text())
+    log(f"{name}: {done['seconds'] / 60:.1f} minutes\n{as_table(done['rows'])}")
+    found: list[Row] = done["rows"]
+    return found
 
 
 def as_table(rows: Iterable[Row]) -> str:
@@ -84,8 +105,10 @@ def run(tool: str, *words: str | Path) -> Row:
     command = [sys.executable, f"{ROOT}/tools/{tool}.py", *map(str, words)]
     if tool not in ("cache_tasks",):
         command.append("--json")
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    with here.log.open("a") as told:
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=told, text=True, check=False)
     if done.returncode:
+        sys.stderr.write(here.log.read_text()[-2000:])
         raise InputError(f"tools/{tool}.py ended with code {done.returncode}; the command was: {' '.join(command)}")
     made: Row = json.loads(done.stdout.splitlines()[-1]) if command[-1] == "--json" else {}
     return made
@@ -195,7 +218,8 @@ def finetuned(folder: Path, start: Path | None, out: Path, seeds: int, *words: s
     config = f"--config={ROOT}/configs/finetune.py" + (f":{start}" if start else "")
     own = [f"--config.data.corpora.polarity.files={folder}/{{split}}.jsonl", f"--config.data.cache_dir={folder}/cache-finetune"]
     own += [f"--config.data.vocabulary=wordpiece:{folder}/words-16384.txt", *FINETUNE, *words]
-    run("cache_tasks", config, *own)
+    with alone:
+        run("cache_tasks", config, *own)
     found = run("finetune", config, *own, f"--workdir={out}", f"--seeds={seeds}", "--report=test", "--lrs", *LRS)
     values: list[float] = found["best"]["test/accuracy"]["values"]
     return values
@@ -222,7 +246,8 @@ def naive_bayes(folder: Path) -> float:
 
 
 def polarity(args: argparse.Namespace) -> list[Row]:
-    folder, words = polarity_data(args)
+    with alone:
+        folder, words = polarity_data(args)
     trunk, _ = pretrained("masked", POLARITY_TFLOP, 0, folder, words)
     same = configs.load(f"{ROOT}/configs/polarity.py:masked").values["model"]
     model = [f"--config.model.{key}={value}" for key, value in same.items()]
@@ -239,7 +264,8 @@ def polarity(args: argparse.Namespace) -> list[Row]:
 
 
 def rtd(args: argparse.Namespace) -> list[Row]:
-    folder, words = polarity_data(args)
+    with alone:
+        folder, words = polarity_data(args)
     rows = []
     for objective in ("masked", "replaced_token"):
         found = []

@@ -28,7 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--analytic", action="store_true", help="estimate from the sizes; compile nothing")
     parser.add_argument("--tokens", type=float, help="tokens of the run, such as 15e12 (default: the config's own)")
     parser.add_argument("--price", type=float, help="dollars an hour and chip (default: pretrainx/core/prices.py, an example)")
-    parser.add_argument("--search", action="store_true", help="rank mesh shapes, remat and microbatches by estimate; compile nothing")
+    parser.add_argument("--search", action="store_true", help="rank mesh shapes, layouts, remat and microbatches; compile the best few")
+    parser.add_argument("--compile", type=int, default=6, metavar="N", help="with --search: compile so many (default: %(default)s)")
+    parser.add_argument("--fresh", action="store_true", help="compile again what was compiled before")
     parser.add_argument("--calibration", action="store_true", help="print published runs against their predictions, and stop")
     parser.add_argument("--runs", nargs="+", metavar="FOLDER", help="with --calibration: your own runs beside their plans")
     parser.add_argument("--html", metavar="FILE", help="also write a page with pictures")
@@ -44,22 +46,21 @@ def main(argv: list[str] | None = None) -> int:
     from pretrainx.plan import topology
 
     names = list(topology.ALL) if args.topology == "all" else [name.strip() for name in args.topology.split(",")]
-    places = [topology.parse(name) if args.analytic or args.search else topology.check(name) for name in names]
+    if args.compile < 0:
+        raise InputError(f"--compile={args.compile}: expected 0 (estimates alone) or more")
+    places = [topology.parse(name) if args.analytic or (args.search and not args.compile) else topology.check(name) for name in names]
     for name, value in (("tokens", args.tokens), ("price", args.price)):
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name}={value}: expected a positive number")
     if args.child:
-        from pretrainx.plan.compile import plan
-        from pretrainx.train import experiment
-
-        cli.print_json(plan(experiment.load(config), names[0], args.tokens, args.price))
+        cli.print_json(compiled(config, names[0], args))
         return 0
     words = sys.argv[1:] if argv is None else argv
     results = []
     for place in places:
         try:
             if args.search:
-                results.append(searched(config, place))
+                results.append(searched(config, place, words, args))
             elif args.analytic or not place.compiles:
                 results.append(estimated(config, place, args))
             else:
@@ -86,14 +87,40 @@ def estimated(config: Any, place: Any, args: argparse.Namespace) -> dict[str, An
     return estimate.plan(experiment.load(config), place, args.tokens, args.price)
 
 
-def searched(config: Any, place: Any) -> dict[str, Any]:
-    """The layouts of the experiment on a topology, ranked."""
+def compiled(config: Any, name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """The plan of the compiled step; of one that was compiled before by the same code, what was found then."""
+    from pretrainx.plan import kept
+
+    path = kept.path_of({"config": config.resolved(), "topology": name, "tokens": args.tokens, "price": args.price})
+    found = None if args.fresh else kept.read(path)
+    if found is None:
+        from pretrainx.plan.compile import plan
+        from pretrainx.train import experiment
+
+        found = plan(experiment.load(config), name, args.tokens, args.price)
+        kept.write(path, found)
+    return found
+
+
+def searched(config: Any, place: Any, words: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    """The layouts of the experiment on a topology, ranked; the best compiled, where there is a compiler for it."""
     from pretrainx.plan import estimate, search
     from pretrainx.train import experiment
 
     checked = experiment.load(config)
     shape, run = estimate.run_of(checked, place, any_batch=True)
-    return {"topology": place.name} | search.table(*search.search(shape, run, place, checked.train.batch_size))
+    candidates, tried = search.search(shape, run, place, checked.train.batch_size)
+    found = {"topology": place.name} | search.table(candidates, tried)
+    if args.compile and place.compiles and not args.analytic:
+        most, number = min(args.compile, len(list(search.to_compile(candidates, args.compile)))), iter(range(1, args.compile + 1))
+
+        def compile_with(flags: list[str]) -> dict[str, Any]:
+            log(f"{next(number)} of {most}: {' '.join(flags)}")
+            return in_a_process_of_its_own([*words, *flags], place.name)
+
+        rows = search.compiled(candidates, args.compile, compile_with)
+        found |= {"compiled": len(rows), "compiled_ranked": rows}
+    return found
 
 
 def calibrate(as_json: bool, runs: list[str]) -> int:
@@ -183,11 +210,22 @@ def show(result: dict[str, Any]) -> None:
     for row in result.get("largest_buffers", [])[:5]:
         print(f"    {row['bytes'] / 1e9:6.2f} GB  {row['array']:<28} {row['op'][-70:]}")
     if "kernel_calls" in result:
-        print(f"  {result['kernel_calls']} kernel calls; compiled in {result['compile_seconds']:.0f} s")
+        when = "earlier, in" if result.get("kept") else "in"
+        print(f"  {result['kernel_calls']} kernel calls; compiled {when} {result['compile_seconds']:.0f} s")
 
 
 def show_search(result: dict[str, Any]) -> None:
-    print(f"{result['topology']}: {result['tried']} layouts tried by estimate, {result['fit']} fit, none compiled")
+    print(f"{result['topology']}: {result['tried']} layouts tried by estimate, {result['fit']} fit, {result['compiled']} compiled")
+    for row in result.get("compiled_ranked", []):
+        if row["fits"]:
+            seconds = f"{row['step_seconds']:.3g} s (estimate {row['estimated_seconds']:.3g})"
+            sent = f"{row['peak_bytes'] / 1e9:.2f} GB, {row['wire_bytes'] / 1e6:,.0f} MB sent"
+            print(f"  {seconds}, MFU {row['mfu']:.1%}, {sent}, bound by {row['binds']}")
+        else:
+            print(f"  refused: {row['refusal']}")
+        print(f"    {' '.join(row['flags'])}")
+    if result["compiled"]:
+        print("by estimate alone:")
     for row in result["ranked"]:
         print(f"  {row['step_seconds']:.3g} s, MFU {row['mfu']:.1%}, {row['peak_bytes'] / 1e9:.1f} GB, bound by {row['binds']}")
         print(f"    {' '.join(row['flags'])}")

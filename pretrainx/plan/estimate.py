@@ -43,7 +43,7 @@ def run_of(experiment: Experiment, topology: Topology, any_batch: bool = False) 
         grad_accum=train.grad_accum,
         loss_chunks=max(1, model.loss_chunks),
         causal=model.causal,
-        stream_cut=any("tensor" in layout.activations.get(dim, ()) for dim in ("length", "embed")),
+        stream_cut=any("tensor" in layout.activations.get(dim, ()) for dim in ("length", "residual", "embed")),
     )  # fmt: skip
     return analytic.shape_of(model), run
 
