@@ -8,8 +8,9 @@ import pytest
 from support import ROOT, experiment
 
 from pretrainx.core.chips import CHIPS
+from pretrainx.core.errors import InputError
 from pretrainx.models.flops import train_flops_per_token
-from pretrainx.plan import analytic, calibration
+from pretrainx.plan import analytic, calibration, tables
 from pretrainx.plan.analytic import Run, Shape, estimate
 from pretrainx.plan.roofline import ASSUMED
 
@@ -110,3 +111,11 @@ def test_memory_is_near_what_the_compiler_found() -> None:
 
 if __name__ == "__main__":
     Path(FIXTURE).write_text(json.dumps(predictions(), indent=1) + "\n")
+
+
+def test_the_documents_tables_are_what_the_code_says() -> None:
+    """If this fails: python tools/plan_tables.py."""
+    text = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
+    assert tables.filled(text, ROOT) == text
+    with pytest.raises(InputError, match="no place for the table 'large configs'"):
+        tables.filled("# Plans\n", ROOT)

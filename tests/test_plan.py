@@ -100,12 +100,13 @@ def analytic(config: str, *flags: str) -> subprocess.CompletedProcess[str]:
 
 def test_gpt3_takes_the_flops_that_its_paper_states() -> None:
     """3.14e23 (Brown 2020, table D.1), and the days, hours and money that follow from the step."""
-    found = result(analytic("gpt3_175b", "--topology=v5p-1024", "--price=2"))
+    found = result(analytic("gpt3_175b", "--topology=v5p-1024", "--price=2", "--watts=500"))
     assert found["run_flops"] == pytest.approx(3.14e23, rel=0.02) and found["fits"] is True
     assert found["run_model_flops"] == pytest.approx(found["model_flops_per_step"] / found["tokens_per_step"] * 300e9, rel=1e-5)
     seconds = 300e9 / found["tokens_per_step"] * found["step_seconds"]
     assert found["days"] == pytest.approx(seconds / 86400, rel=1e-4)
     assert found["dollars"] == pytest.approx(2 * 512 * seconds / 3600, rel=1e-4)
+    assert found["energy_kwh"] == pytest.approx(0.5 * 512 * seconds / 3600, rel=1e-4)
     assert found["tokens_per_second"] * found["step_seconds"] == pytest.approx(found["tokens_per_step"])
 
 

@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--analytic", action="store_true", help="estimate from the sizes; compile nothing")
     parser.add_argument("--tokens", type=float, help="tokens of the run, such as 15e12 (default: the config's own)")
     parser.add_argument("--price", type=float, help="dollars an hour and chip (default: pretrainx/core/prices.py, an example)")
+    parser.add_argument("--watts", type=float, help="of one chip with its share of host and cooling, such as 1000: adds the run's energy")
     parser.add_argument("--search", action="store_true", help="rank mesh shapes, layouts, remat and microbatches; compile the best few")
     parser.add_argument("--compile", type=int, default=6, metavar="N", help="with --search: compile so many (default: %(default)s)")
     parser.add_argument("--fresh", action="store_true", help="compile again what was compiled before")
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.compile < 0:
         raise InputError(f"--compile={args.compile}: expected 0 (estimates alone) or more")
     places = [topology.parse(name) if args.analytic or (args.search and not args.compile) else topology.check(name) for name in names]
-    for name, value in (("tokens", args.tokens), ("price", args.price)):
+    for name, value in (("tokens", args.tokens), ("price", args.price), ("watts", args.watts)):
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name}={value}: expected a positive number")
     if args.child:
@@ -69,6 +70,9 @@ def main(argv: list[str] | None = None) -> int:
             if len(places) == 1:
                 raise
             results.append({"topology": place.name, "fits": None, "error": str(error)})
+    for result in results:
+        if args.watts and "chip_hours" in result:
+            result["energy_kwh"] = result["chip_hours"] * args.watts / 1000
     if args.html:
         write_page(args.html, config, places, results)
     if args.json:
@@ -241,6 +245,8 @@ def show_time(result: dict[str, Any]) -> None:
     print(f"  {result['tokens_per_second']:,.0f} tokens/s; {result['tokens']:.3g} tokens in {result['days']:,.1f} days")
     price = f"${result['dollars_per_chip_hour']:g} ({result['price_source']})"
     print(f"  {result['chip_hours']:,.0f} chip-hours, ${result['dollars']:,.0f} at {price}")
+    if "energy_kwh" in result:
+        print(f"  {result['energy_kwh']:,.0f} kWh")
     print(f"  {result['run_flops']:.3g} FLOPs in all (6 N D), {result['tokens_per_parameter']:.3g} tokens a parameter")
     best = f"{result['chinchilla_parameters']:.2g} parameters on {result['chinchilla_tokens']:.2g} tokens"
     print(f"  the same FLOPs train {best} best (Hoffmann 2022)")
