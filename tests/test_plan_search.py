@@ -34,8 +34,8 @@ def test_each_candidate_spreads_over_all_devices(candidates: list[search.Candida
 
 def test_copies_of_the_weights_take_their_room_and_a_sum(candidates: list[search.Candidate]) -> None:
     """Four copies over 16 chips hold four times the state, by hand 16 bytes less 2 of gradients a weight, and sum gradients at the end."""
-    whole, copies = (next(c for c in candidates if c.run.cut == cut and c.run.tensor == 1 and c.run.remat == "full" and c.run.grad_accum == 1)
-                     for cut in (16, 4))  # fmt: skip
+    plain = [c for c in candidates if (c.run.tensor, c.run.remat, c.run.grad_accum) == (1, "full", 1)]
+    whole, copies = (next(c for c in plain if c.run.cut == cut) for cut in (16, 4))
     state = lambda cut: 14 * SHAPE.weights / cut  # noqa: E731
     assert copies.memory_bytes - whole.memory_bytes == pytest.approx(state(4) - state(16), rel=1e-6)
     moved = [analytic.weights_seconds(SHAPE, c.run, analytic.ASSUMED)[0] for c in (whole, copies)]
