@@ -344,6 +344,19 @@ def test_flops_equal_the_compilers_count(variant: str) -> None:
     assert 128 * flops.train_flops_per_token(model.config, 128) == pytest.approx(3 * row)
 
 
+@pytest.mark.parametrize(("module", "seen"), [(decoder, 5), (encoder, 9)])
+def test_flops_of_a_window_are_those_of_its_places(module: Any, seen: int) -> None:
+    """Two products of head_dim multiply-adds for each query, place seen and head, in each layer; no more places than a row has."""
+
+    def row(**change: int) -> float:
+        return flops.forward_flops_per_row(build(module, **SMALL, **change).config, {"tokens": (32,)})
+
+    config = build(module, **SMALL).config
+    scores = 2 * 2 * 32 * config.num_layers * config.num_heads * config.head_size
+    assert row() - row(attention_window=5) == scores * (32 - seen)
+    assert row(attention_window=32) == row()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -15,15 +15,21 @@ def stack_flops(config: Any, length: int, memory: int = 0) -> float:
     """Of one row of `length` forward through a stack that looks into `memory` positions of another (0: it does not).
 
     Attention scores and mixing are counted in full, also where causal (a kernel that skips the masked half does less;
-    MaxText counts half since July 2025).
+    MaxText counts half since July 2025); with a window, the places in it.
     """
     D, N, K, H = config.d_model, config.num_heads, config.kv_heads, config.head_size
     reads, writes = 2 * D * K * H, 2 * D * N * H  # weights of keys and values; of queries and outputs
-    layer = length * (writes + reads + D * config.mlp_dim * (3 if config.gated_mlp else 2)) + 2 * length * length * N * H
+    layer = length * (writes + reads + D * config.mlp_dim * (3 if config.gated_mlp else 2)) + 2 * length * seen(config, length) * N * H
     if memory:
         layer += length * writes + memory * reads + 2 * length * memory * N * H
     projection = length * config.embed_size * D if config.embed_size != D else 0
     return 2.0 * (config.num_layers * layer + projection)
+
+
+def seen(config: Any, length: int) -> int:
+    """Places that a query's window holds in a row of `length`: back, and ahead too where the model may look there."""
+    window = config.attention_window
+    return min(length, window if config.causal else 2 * window - 1) if window else length
 
 
 def head_flops(config: Any, predicted: int) -> float:
