@@ -6,6 +6,7 @@ read from the cards; its limits of threads, blocks and registers, which are the 
 """
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +92,8 @@ def devices(name: str, nodes: int, gpus: int) -> list[Any]:
       InputError: the CUDA plugin or cuDNN is not installed.
     """
     require()
+    # Set before the plugin is loaded: its look at the installed CUDA libraries wants a GPU's driver.
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     from jax.experimental import topologies
 
     described = topologies.get_topology_desc(
