@@ -15,6 +15,7 @@ from pretrainx.train.experiment import Experiment
 OUT_OF_MEMORY = ("CompileTimeHbmOom", "exceeds available HBM")  # the compiler has two ways to say it
 CAUSAL_SHARE = 0.55  # of the scores that a causal kernel computes: half, and the rest of the blocks on the diagonal
 KERNEL_CALLS = re.compile(r'custom_call_target="(?:tpu_custom_call|__cudnn\$fmha)')
+REMATERIALISED = re.compile(r"%([\w.\-]+\.remat[\w.]*) = ")
 GPU_SHARE = 0.75  # of a GPU's memory that JAX takes by itself (docs.jax.dev, "GPU memory allocation")
 NUM_BUFFERS = 8
 UNITS = {"B": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
@@ -55,6 +56,7 @@ def plan(experiment: Experiment, name: str, tokens: float | None = None, price: 
         "compile_cpu_seconds": time.process_time() - cpu,
     }  # fmt: skip
     result |= fit(result, experiment, place)
+    result["notes"] = notes(result, text, place)
     loop = walk.walk(module, CAUSAL_SHARE if experiment.model.causal else 1.0)
     result |= time_of(loop, place, program.flops_per_step) | {
         "flops_per_step": traced_flops(program),
@@ -81,13 +83,21 @@ def memory_of(compiled: Any, module: hlo.Module) -> dict[str, int]:
 def fit(result: dict[str, Any], experiment: Experiment, place: topology.Topology) -> dict[str, Any]:
     """Whether a compiled step fits. A TPU's compiler has refused what does not; a GPU's compiles it all the same."""
     peak, limit = result["peak_bytes"], result["hbm_limit_bytes"]
-    if place.chip.is_tpu:
-        return {"fits": True}
-    if peak > limit:
+    if not place.chip.is_tpu and peak > limit:
         return {"fits": False, "refusal": f"its peak is {peak / 1e9:.1f} GB"} | first_change(experiment, place)
-    if peak > GPU_SHARE * limit:
-        return {"fits": True, "notes": [f"JAX takes {GPU_SHARE:.0%} of a GPU's memory; give it more: XLA_PYTHON_CLIENT_MEM_FRACTION=0.95"]}
     return {"fits": True}
+
+
+def notes(result: dict[str, Any], text: str, place: topology.Topology) -> list[str]:
+    """What is worth knowing beside the numbers of a GPU's compiled step, in sentences."""
+    if place.chip.is_tpu:
+        return []
+    found = []
+    if again := len(set(REMATERIALISED.findall(text))):
+        found.append(f"the compiler came near the memory's end and computes {again} ops again: fewer rows, or more remat, may be faster")
+    if result["fits"] and result["peak_bytes"] > GPU_SHARE * result["hbm_limit_bytes"]:
+        found.append(f"JAX takes {GPU_SHARE:.0%} of a GPU's memory; give it more: XLA_PYTHON_CLIENT_MEM_FRACTION=0.95")
+    return found
 
 
 def time_of(loop: walk.Loop, place: topology.Topology, model_flops: float) -> dict[str, Any]:
