@@ -86,7 +86,6 @@ def compile_bare(name: str):
 
 def measure(name: str) -> dict:
     """Of one row, in this process."""
-    from pretrainx.core.chips import chip
     from pretrainx.plan import hlo, topology, walk
     from pretrainx.plan.compile import collectives, kernel_calls, memory_of
     from pretrainx.plan.roofline import predict
@@ -103,7 +102,7 @@ def measure(name: str) -> dict:
     return {
         "name": name, "what": (OURS | BARE)[name][2], "topology": place.name, "wire_bytes": sum(wire.values()), "wire_by_kind": dict(wire),
         "kernel_calls": kernel_calls(text), "compile_cpu_seconds": cpu_seconds, "unknown_loops": walk.unknown_loops(loop),
-        "step_seconds": predict(loop, chip(place.chip.name), place.joined_chips).seconds, **memory_of(compiled, module),
+        "step_seconds": predict(loop, place.chip, place.joined_chips).seconds, **memory_of(compiled, module, place.chip),
     }  # fmt: skip
 
 

@@ -5,8 +5,9 @@ import time
 from collections import defaultdict
 from typing import Any
 
+from pretrainx.core.chips import Chip
 from pretrainx.core.errors import InputError
-from pretrainx.plan import analytic, cudnn, estimate, hlo, roofline, topology, walk
+from pretrainx.plan import analytic, cudnn, estimate, gpus, hlo, roofline, topology, walk
 from pretrainx.plan.jaxpr import count_flops
 from pretrainx.train import build
 from pretrainx.train.describe import memory_bytes
@@ -50,7 +51,7 @@ def plan(experiment: Experiment, name: str, tokens: float | None = None, price: 
         return result | refused | named | first_change(experiment, place)
     text = compiled.as_text()
     module = hlo.parse(text)
-    result |= memory_of(compiled, module) | {
+    result |= memory_of(compiled, module, place.chip) | {
         "kernel_calls": kernel_calls(text),
         "compile_seconds": time.perf_counter() - start,
         "compile_cpu_seconds": time.process_time() - cpu,
@@ -72,9 +73,10 @@ def kernel_calls(text: str) -> int:
     return len(KERNEL_CALLS.findall(text))
 
 
-def memory_of(compiled: Any, module: hlo.Module) -> dict[str, int]:
+def memory_of(compiled: Any, module: hlo.Module, chip: Chip) -> dict[str, int]:
     """Bytes of one device: the compiler's, and with them what cuDNN asks for when it runs."""
-    found, workspace = memory_bytes(compiled.memory_analysis()), cudnn.workspace_bytes(module)
+    found = memory_bytes(compiled.memory_analysis())
+    workspace = 0 if chip.is_tpu else cudnn.workspace_bytes(module, gpus.TARGETS[chip.name].capability[0])
     if workspace:
         found |= {kind: found[kind] + workspace for kind in ("temp_bytes", "peak_bytes")} | {"kernel_workspace_bytes": workspace}
     return found
