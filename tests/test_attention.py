@@ -190,7 +190,8 @@ def test_what_cudnn_is_asked_for_is_the_plain_form(name: str) -> None:
 def test_with_a_mask_cudnn_is_asked_what_jax_asks_it_but_for_the_masks_gradient(
     causal: bool, window: tuple[int, int] | None, kv_heads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The public function and ours, lowered for CUDA: the same call forward, and backward one result less, of the mask's shape."""
+    """The public function and ours, lowered for CUDA: the same call forward; backward none has a result of the mask's shape but, up to
+    JAX 0.11.0, the public one."""
     from jax._src.cudnn import fused_attention_stablehlo as fused
 
     monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91200)  # looks for the library, which a CPU lacks
@@ -214,7 +215,7 @@ def test_with_a_mask_cudnn_is_asked_what_jax_asks_it_but_for_the_masks_gradient(
     assert len(theirs) == len(found) == 2 and theirs[0] == found[0] != theirs[1]
     dropped = "tensor<2x1x64x64xbf16>, "  # from the result's type, after the last arrow
     before, _, result = theirs[1].rpartition("->")
-    assert result.count(dropped) == 1 and dropped not in found[1].rpartition("->")[2]
+    assert result.count(dropped) == hasattr(fused, "should_export_dbias") and dropped not in found[1].rpartition("->")[2]
     config = re.compile(r'backend_config = "(.*?[^\\])"')
     assert config.findall(before) == config.findall(found[1])
 
