@@ -1,9 +1,7 @@
-"""The step of configs/decoder_1b.py in bare JAX and Optax, as one would write it: scanned layers, splash attention, FSDP by annotation.
+"""The step of configs/decoder_1b.py in bare JAX and Optax, as one would write it: scanned layers, a kernel's attention, FSDP by annotation.
 
 What benchmarks/scale.py compiles beside ours. Nothing of the project is used.
 """
-
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -40,18 +38,32 @@ def rope(x):
     return jnp.concatenate([a * jnp.cos(angle) - b * jnp.sin(angle), b * jnp.cos(angle) + a * jnp.sin(angle)], -1).astype(x.dtype)
 
 
-def make(devices, tensor=1, remat="full"):
+def splash_attention(num_heads):
+    """TPU's: `(q, k, v, ids) -> mixed`, [B, N, T, H]."""
+    blocks = splash.BlockSizes(**{k: 512 for k in ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
+                                                   "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")})  # fmt: skip
+    kernel = splash.make_splash_mha_single_device(masks.MultiHeadMask([masks.CausalMask((T, T))] * num_heads), block_sizes=blocks)
+    return jax.vmap(lambda q, k, v, i: kernel(q, k, v, segment_ids=splash.SegmentIds(i, i)))
+
+
+def jax_attention(implementation):
+    """GPU's, "cudnn" or "xla", of the same shapes."""
+
+    def attend(q, k, v, ids):
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        same = ids[:, None, :, None] == ids[:, None, None, :]
+        return jax.nn.dot_product_attention(q, k, v, mask=same, scale=1.0, is_causal=True, implementation=implementation).swapaxes(1, 2)
+
+    return attend
+
+
+def make(devices, tensor=1, remat="full", attention="splash"):
     """`(jitted step, its abstract arguments)` on a mesh of (fsdp, tensor)."""
     mesh = jax.make_mesh((len(devices) // tensor, tensor), ("fsdp", "tensor"), axis_types=(AxisType.Auto,) * 2, devices=devices)
     place = lambda x, *spec: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*spec)))  # noqa: E731
-    blocks = splash.BlockSizes(**{k: 512 for k in ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
-                                                   "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")})  # fmt: skip
-    kernel = splash.make_splash_mha_single_device(masks.MultiHeadMask([masks.CausalMask((T, T))] * (N // tensor)), block_sizes=blocks)
     heads = P("fsdp", "tensor")
-
-    @partial(jax.shard_map, mesh=mesh, in_specs=(heads, heads, heads, P("fsdp")), out_specs=heads, check_vma=False)
-    def attend(q, k, v, ids):
-        return jax.vmap(lambda q, k, v, i: kernel(q, k, v, segment_ids=splash.SegmentIds(i, i)))(q, k, v, ids)
+    local = splash_attention(N // tensor) if attention == "splash" else jax_attention(attention)
+    attend = jax.shard_map(local, mesh=mesh, in_specs=(heads, heads, heads, P("fsdp")), out_specs=heads, check_vma=False)
 
     def loss_of(p, batch):
         def layer(x, w):

@@ -4,9 +4,9 @@
     python benchmarks/scale.py --only v5e-16-fsdp    # one row
     python benchmarks/scale.py --list
 
-Compiles ahead of time for TPUs that are not there; each compile is a process of its own, and nothing is kept. Bytes on the wire are
-those that a chip sends in a step, with loops multiplied out (pretrainx/plan/walk.py); peaks are the compiler's. Compare peaks and wire
-bytes, not temporaries: they differ between versions of the compiler while the others did not.
+Compiles ahead of time for TPUs and GPUs that are not there; each compile is a process of its own, and nothing is kept. Bytes on the
+wire are those that a chip sends in a step, with loops multiplied out (pretrainx/plan/walk.py); peaks are the compiler's, on GPU with
+cuDNN's workspace. Compare peaks and wire bytes, not temporaries: they differ between versions of the compiler while the others did not.
 """
 
 import argparse
@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "decoder_1b.py"
 MANUAL = ["--config.layout=fsdp_manual"]
 ROWS_256 = ["--config.train.batch_size=1024"]
+ROWS_8 = ["--config.train.batch_size=32"]
 TP = ["--config.mesh.fsdp=4", "--config.mesh.tensor=4"]
 LARGE_VOCABULARY = ["--config.model.vocab_size=262144"]
 
@@ -41,6 +42,9 @@ OURS = {
     "tpu7x-64-manual": ("tpu7x:4x4x4", ["--config.train.batch_size=512", *MANUAL], "fsdp_manual"),
     "vocabulary-whole": ("v5e:4x4", [*MANUAL, *LARGE_VOCABULARY, "--config.model.loss_chunks=1"], "262,144 ids, the loss in one part"),
     "vocabulary-chunks": ("v5e:4x4", [*MANUAL, *LARGE_VOCABULARY, "--config.model.loss_chunks=32"], "262,144 ids, in 32 parts"),
+    "h100-8-fsdp": ("h100x8", ROWS_8, "fsdp, cuDNN attention, full remat: goal 3.4 GiB of temporaries, 5.46 GB in all"),
+    "h100-8-fsdp-manual": ("h100x8", [*ROWS_8, *MANUAL], "fsdp_manual, the same"),
+    "h100-8-xla": ("h100x8", [*ROWS_8, "--config.model.attention_kernel=xla"], "fsdp, XLA's attention"),
 }  # fmt: skip
 BARE = {
     "bare-v5e-16": ("v5e:4x4", {}, "fsdp, full remat"),
@@ -49,6 +53,8 @@ BARE = {
     "bare-v5e-16-tp": ("v5e:4x4", {"tensor": 4}, "fsdp 4 x tensor 4"),
     "bare-v5p-64": ("v5p:4x4x4", {}, "fsdp, full remat"),
     "bare-tpu7x-64": ("tpu7x:4x4x4", {}, "fsdp, full remat"),
+    "bare-h100-8": ("h100x8", {"attention": "cudnn"}, "fsdp, cuDNN attention, full remat"),
+    "bare-h100-8-xla": ("h100x8", {"attention": "xla"}, "fsdp, XLA's attention, full remat"),
 }
 
 
@@ -80,29 +86,35 @@ def compile_bare(name: str):
 
 def measure(name: str) -> dict:
     """Of one row, in this process."""
-    from pretrainx.core.chips import chip
     from pretrainx.plan import hlo, topology, walk
-    from pretrainx.plan.compile import collectives
+    from pretrainx.plan.compile import collectives, kernel_calls, memory_of
     from pretrainx.plan.roofline import predict
-    from pretrainx.train.describe import memory_bytes
 
     place = topology.parse((OURS | BARE)[name][0])
     begun = time.process_time()
     compiled, mesh = (compile_ours if name in OURS else compile_bare)(name)
     cpu_seconds = time.process_time() - begun
     text, wire = compiled.as_text(), defaultdict(float)
-    loop = walk.walk(hlo.parse(text), 0.55)
+    module = hlo.parse(text)
+    loop = walk.walk(module, 0.55)
     for row in collectives(loop, mesh):
         wire[row["kind"]] += row["wire_bytes"]
     return {
         "name": name, "what": (OURS | BARE)[name][2], "topology": place.name, "wire_bytes": sum(wire.values()), "wire_by_kind": dict(wire),
-        "kernel_calls": text.count("tpu_custom_call"), "compile_cpu_seconds": cpu_seconds, "unknown_loops": walk.unknown_loops(loop),
-        "step_seconds": predict(loop, chip(place.chip.name), place.slice_chips).seconds, **memory_bytes(compiled.memory_analysis()),
+        "kernel_calls": kernel_calls(text), "compile_cpu_seconds": cpu_seconds, "unknown_loops": walk.unknown_loops(loop),
+        "step_seconds": predict(loop, place.chip, place.joined_chips).seconds, **memory_of(compiled, module, place.chip),
     }  # fmt: skip
 
 
 def in_a_process_of_its_own(name: str) -> dict:
-    """What `measure` says, or {"name", "error"}."""
+    """What `measure` says, or {"name", "skipped"} or {"name", "error"} with a reason."""
+    from pretrainx.core.errors import InputError
+    from pretrainx.plan import topology
+
+    try:
+        topology.require_compiler(topology.parse((OURS | BARE)[name][0]))
+    except InputError as error:
+        return {"name": name, "skipped": str(error)}
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(
         [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])}  # fmt: skip
     done = subprocess.run([sys.executable, __file__, "--child", name], capture_output=True, text=True, env=environment, check=False)
@@ -112,6 +124,9 @@ def in_a_process_of_its_own(name: str) -> dict:
 
 
 def show(row: dict, out) -> None:
+    if "skipped" in row:
+        print(f"| {row['name']} | skipped: {row['skipped']} |", file=out, flush=True)
+        return
     if "error" in row:
         print(f"| {row['name']} | failed: {row['error'][:160]} |", file=out, flush=True)
         return

@@ -4,6 +4,8 @@ Splash is interpreted; cuDNN's call is run by XLA with the very arguments that c
 """
 
 import itertools
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -182,6 +184,40 @@ def test_what_cudnn_is_asked_for_is_the_plain_form(name: str) -> None:
     case = case_of(shape, visibility(sight), dtype="bfloat16")
     assert cudnn.why_not(case) == ""
     assert_equal(with_gradients(cudnn.attender(case, "xla"), qkv, back), plain(shape, qkv, back, sight))
+
+
+@pytest.mark.parametrize(("causal", "window", "kv_heads"), [(True, None, 4), (False, None, 4), (True, (7, 0), 4), (True, None, 2)])
+def test_with_a_mask_cudnn_is_asked_what_jax_asks_it_but_for_the_masks_gradient(
+    causal: bool, window: tuple[int, int] | None, kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The public function and ours, lowered for CUDA: the same call forward; backward none has a result of the mask's shape but, up to
+    JAX 0.11.0, the public one."""
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91200)  # looks for the library, which a CPU lacks
+    q, k = (jax.ShapeDtypeStruct((2, 64, heads, 16), jnp.bfloat16) for heads in (4, kv_heads))
+    mask = jax.ShapeDtypeStruct((2, 1, 64, 64), jnp.bool_)
+
+    def public(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(
+            q, k, v, mask=mask, scale=1.0, is_causal=causal, local_window_size=window, implementation="cudnn"
+        )
+
+    def ours(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+        return cudnn.masked(q, k, v, mask, causal, window)
+
+    def calls(run: Callable[..., jax.Array]) -> list[str]:
+        gradient = jax.grad(lambda *args: run(*args).astype(jnp.float32).sum(), argnums=(0, 1, 2))
+        text = jax.jit(gradient).trace(q, k, k, mask).lower(lowering_platforms=("cuda",)).as_text()
+        return [re.sub(r"%\w+(#\d+)?(:\d+)?|loc\(.*", "", line) for line in text.splitlines() if "custom_call @__cudnn" in line]
+
+    theirs, found = calls(public), calls(ours)
+    assert len(theirs) == len(found) == 2 and theirs[0] == found[0] != theirs[1]
+    dropped = "tensor<2x1x64x64xbf16>, "  # from the result's type, after the last arrow
+    before, _, result = theirs[1].rpartition("->")
+    assert result.count(dropped) == hasattr(fused, "should_export_dbias") and dropped not in found[1].rpartition("->")[2]
+    config = re.compile(r'backend_config = "(.*?[^\\])"')
+    assert config.findall(before) == config.findall(found[1])
 
 
 @given(

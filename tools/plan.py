@@ -18,7 +18,8 @@ EPILOG = """examples:
   python tools/plan.py --calibration [--runs runs/mine]
 
 Names: v5e:4x4 (a slice's shape), v5e-256, v6e-256, v5e-256x4 (four slices), v5p-128 and tpu7x-128 (these count TensorCores: 64
-chips), h100x8, a100x8, h200x64, b200x64. For TPUs the step is compiled (a minute); for GPUs, and with --analytic, it is estimated."""
+chips), h100x8, a100x8, h200x64, b200x64. The step is compiled (a minute), for GPUs where the extra plan-gpu is installed; else, and
+with --analytic, it is estimated."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             if args.search:
                 results.append(searched(config, place, words, args))
             elif args.analytic or not place.compiles:
-                results.append(estimated(config, place, args))
+                results.append(estimated(config, place, args) | ({} if args.analytic else not_compiled()))
             else:
                 results.append(in_a_process_of_its_own(words, place.name))
         except InputError as error:
@@ -89,6 +90,13 @@ def estimated(config: Any, place: Any, args: argparse.Namespace) -> dict[str, An
     from pretrainx.train import experiment
 
     return estimate.plan(experiment.load(config), place, args.tokens, args.price)
+
+
+def not_compiled() -> dict[str, Any]:
+    """What to say beside an estimate that nobody asked for."""
+    from pretrainx.plan import gpus
+
+    return {"notes": [f"estimated, not compiled: {gpus.missing()} is not installed; to compile: {gpus.EXTRA}"]}
 
 
 def compiled(config: Any, name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -159,7 +167,7 @@ def calibrate(as_json: bool, runs: list[str]) -> int:
 
 
 def in_a_process_of_its_own(argv: list[str], topology: str) -> dict[str, Any]:
-    """The plan from a child: the TPU compiler aborts the whole process on a shape that no slice has."""
+    """The plan from a child: the TPU compiler aborts the whole process on a shape that no slice has, and each compiler loads much."""
     log(f"compiling for {topology} ...")
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     words = [*argv, f"--topology={topology}", "--child"]  # of a flag that is given twice the last counts
@@ -202,6 +210,8 @@ def show(result: dict[str, Any]) -> None:
         print(f"  does not fit: {result.get('refusal') or 'the estimate is beyond the chip'}")
         if result.get("advice"):
             print(f"  first: {result['advice']}")
+    for note in result.get("notes", []):
+        print(f"  note: {note}")
     for kind in ("argument", "temp", "peak"):
         if f"{kind}_bytes" in result:
             print(f"  {kind:<9} {result[f'{kind}_bytes'] / 1e9:7.2f} GB of {result['hbm_limit_bytes'] / 1e9:.0f}")

@@ -5,8 +5,9 @@ import time
 from collections import defaultdict
 from typing import Any
 
+from pretrainx.core.chips import Chip
 from pretrainx.core.errors import InputError
-from pretrainx.plan import analytic, estimate, hlo, roofline, topology, walk
+from pretrainx.plan import analytic, cudnn, estimate, gpus, hlo, roofline, topology, walk
 from pretrainx.plan.jaxpr import count_flops
 from pretrainx.train import build
 from pretrainx.train.describe import memory_bytes
@@ -14,6 +15,9 @@ from pretrainx.train.experiment import Experiment
 
 OUT_OF_MEMORY = ("CompileTimeHbmOom", "exceeds available HBM")  # the compiler has two ways to say it
 CAUSAL_SHARE = 0.55  # of the scores that a causal kernel computes: half, and the rest of the blocks on the diagonal
+KERNEL_CALLS = re.compile(r'custom_call_target="(?:tpu_custom_call|__cudnn\$fmha)')
+REMATERIALISED = re.compile(r"%([\w.\-]+\.remat[\w.]*) = ")
+GPU_SHARE = 0.75  # of a GPU's memory that JAX takes by itself (docs.jax.dev, "GPU memory allocation")
 NUM_BUFFERS = 8
 UNITS = {"B": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 
@@ -46,13 +50,14 @@ def plan(experiment: Experiment, name: str, tokens: float | None = None, price: 
         named = {"largest_buffers": refused_buffers(str(error)), "required_bytes": required_bytes(str(error))}
         return result | refused | named | first_change(experiment, place)
     text = compiled.as_text()
-    result |= memory_bytes(compiled.memory_analysis()) | {
-        "fits": True,
-        "kernel_calls": text.count("tpu_custom_call"),
+    module = hlo.parse(text)
+    result |= memory_of(compiled, module, place.chip) | {
+        "kernel_calls": kernel_calls(text),
         "compile_seconds": time.perf_counter() - start,
         "compile_cpu_seconds": time.process_time() - cpu,
     }  # fmt: skip
-    module = hlo.parse(text)
+    result |= fit(result, experiment, place)
+    result["notes"] = notes(result, text, place)
     loop = walk.walk(module, CAUSAL_SHARE if experiment.model.causal else 1.0)
     result |= time_of(loop, place, program.flops_per_step) | {
         "flops_per_step": traced_flops(program),
@@ -63,9 +68,43 @@ def plan(experiment: Experiment, name: str, tokens: float | None = None, price: 
     return result | estimate.totals(experiment, place, result, tokens, price)
 
 
+def kernel_calls(text: str) -> int:
+    """Calls of hand-written kernels in compiled text: Pallas on TPU, cuDNN's attention on GPU. A loop's body counts once."""
+    return len(KERNEL_CALLS.findall(text))
+
+
+def memory_of(compiled: Any, module: hlo.Module, chip: Chip) -> dict[str, int]:
+    """Bytes of one device: the compiler's, and with them what cuDNN asks for when it runs."""
+    found = memory_bytes(compiled.memory_analysis())
+    workspace = 0 if chip.is_tpu else cudnn.workspace_bytes(module, gpus.TARGETS[chip.name].capability[0])
+    if workspace:
+        found |= {kind: found[kind] + workspace for kind in ("temp_bytes", "peak_bytes")} | {"kernel_workspace_bytes": workspace}
+    return found
+
+
+def fit(result: dict[str, Any], experiment: Experiment, place: topology.Topology) -> dict[str, Any]:
+    """Whether a compiled step fits. A TPU's compiler has refused what does not; a GPU's compiles it all the same."""
+    peak, limit = result["peak_bytes"], result["hbm_limit_bytes"]
+    if not place.chip.is_tpu and peak > limit:
+        return {"fits": False, "refusal": f"its peak is {peak / 1e9:.1f} GB"} | first_change(experiment, place)
+    return {"fits": True}
+
+
+def notes(result: dict[str, Any], text: str, place: topology.Topology) -> list[str]:
+    """What is worth knowing beside the numbers of a GPU's compiled step, in sentences."""
+    if place.chip.is_tpu:
+        return []
+    found = []
+    if again := len(set(REMATERIALISED.findall(text))):
+        found.append(f"the compiler came near the memory's end and computes {again} ops again: fewer rows, or more remat, may be faster")
+    if result["fits"] and result["peak_bytes"] > GPU_SHARE * result["hbm_limit_bytes"]:
+        found.append(f"JAX takes {GPU_SHARE:.0%} of a GPU's memory; give it more: XLA_PYTHON_CLIENT_MEM_FRACTION=0.95")
+    return found
+
+
 def time_of(loop: walk.Loop, place: topology.Topology, model_flops: float) -> dict[str, Any]:
     """Step time and where it goes, by the roofline of the walked program."""
-    found = roofline.predict(loop, place.chip, place.slice_chips)
+    found = roofline.predict(loop, place.chip, place.joined_chips)
     peak = place.chips * place.chip.flops("bf16")
     return {
         "step_seconds": found.seconds,

@@ -9,7 +9,7 @@ from typing import Any
 
 from pretrainx.core import files
 
-COMPILERS = ("jax", "jaxlib", "libtpu", "flax", "optax", "qwix")
+COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "nvidia-cudnn-cu13", "flax", "optax", "qwix")
 PACKAGE = Path(__file__).parents[1]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pretrainx.core.chips import CHIPS, Chip, chip
 from pretrainx.core.errors import InputError
+from pretrainx.plan import gpus
 
 TPUS = tuple(name for name, found in CHIPS.items() if found.is_tpu)
 GPUS = tuple(name for name, found in CHIPS.items() if not found.is_tpu)
@@ -21,7 +22,7 @@ _NODES = re.compile(r"(?P<family>[a-z0-9]+)x(?P<count>\d+)$")
 
 @dataclass(frozen=True)
 class Topology:
-    """So many slices of so many chips; `shape` is a slice's torus, "" for GPUs, which have no compiler here."""
+    """So many slices of so many chips; `shape` is a slice's torus, of GPUs nodes x GPUs in each."""
 
     name: str
     chip: Chip
@@ -34,13 +35,19 @@ class Topology:
         return self.slice_chips * self.slices
 
     @property
+    def joined_chips(self) -> int:
+        """Chips that fast links join: a slice, or a node of GPUs."""
+        return min(self.slice_chips, self.chip.domain)
+
+    @property
     def num_devices(self) -> int:
         """JAX devices: two a chip on v4 and tpu7x."""
         return self.chips * self.chip.devices
 
     @property
     def compiles(self) -> bool:
-        return bool(self.shape)
+        """Whether the step can be compiled for it, as far as this machine's packages go; TPUs' are asked for by `check`."""
+        return self.chip.is_tpu or not gpus.missing()
 
 
 def parse(name: str) -> Topology:
@@ -63,7 +70,8 @@ def parse(name: str) -> Topology:
         count = int(match["count"])
         if not count or (count > family.domain and count % family.domain):
             raise InputError(f"--topology={name}: GPUs come in nodes of {family.domain}, so expected less, or a multiple of it")
-        return Topology(name, family, count)
+        node = min(count, family.domain)
+        return Topology(name, family, count, shape=f"{count // node}x{node}")
     slices = int(match["slices"] or 1)
     if form is _SHAPE:
         sides = [int(side) for side in match["shape"].split("x")]
@@ -95,28 +103,39 @@ def torus(chips: int, dimensions: int) -> str:
 
 
 def check(name: str) -> Topology:
-    """As `parse`, and refuses TPUs where their compiler is not installed, before anything heavy is loaded."""
+    """As `parse`, and refuses TPUs where their compiler is not installed, before anything heavy is loaded. GPUs are then estimated."""
     found = parse(name)
-    if found.compiles and importlib.util.find_spec("libtpu") is None:
+    if found.chip.is_tpu:
+        require_compiler(found)
+    return found
+
+
+def require_compiler(topology: Topology) -> None:
+    """Raises InputError where the compiler for these chips is not installed; says how to install it."""
+    if not topology.chip.is_tpu:
+        gpus.require()
+    elif importlib.util.find_spec("libtpu") is None:
         raise InputError(
             "planning for TPUs needs the TPU compiler; install it with: pip install 'pretrainx[plan]' -c constraints.txt, "
             "or estimate without it: --analytic"
         )
-    return found
 
 
 def devices(name: str) -> list[Any]:
-    """The devices of a TPU topology such as "v5e:4x4".
+    """The devices of a topology such as "v5e:4x4" or "h100x8".
 
-    The compiler aborts the whole process on a shape that no slice has: call this in a process of its own.
+    The TPU compiler aborts the whole process on a shape that no slice has: call this in a process of its own.
     """
+    found = parse(name)
+    if not found.chip.is_tpu:
+        nodes, each = map(int, found.shape.split("x"))
+        return gpus.devices(found.chip.name, nodes, each)
     # Set before libtpu is loaded: ask no metadata server, and let several compiles run side by side, since none of
     # them holds a device.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
-    found = parse(name)
     more = {"num_slices": found.slices} if found.slices > 1 else {}
     described = topologies.get_topology_desc(topology_name=f"{found.chip.family}:{found.shape}", platform="tpu", **more)
     return list(described.devices)

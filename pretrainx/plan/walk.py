@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pretrainx.plan import cudnn
 from pretrainx.plan.collectives import BETWEEN_SLICES, Collective, collective, kind_of
 from pretrainx.plan.hlo import MAIN_MEMORY, Array, Computation, Module, Op
 from pretrainx.plan.trips import trip_count
@@ -112,7 +113,8 @@ class _Walker:
             if branches:
                 yield max(branches, key=lambda b: sum(s.hbm_bytes + sum(s.flops.values()) for s, _ in flat(b)))
         elif kind_of(op):
-            asynchronous = code.endswith("-start")
+            # GPUs' compiler writes every collective as a start and a done, and marks those that it let nothing run beside.
+            asynchronous = code.endswith("-start") and '"is_sync":true' not in op.attributes
             moved = collective(op, computation, self.module.num_devices, asynchronous=asynchronous)
             yield Step(op.name, "collective", op.op_name, {}, _traffic(computation, op), moved, begins=op.name if asynchronous else "")
         elif code in ("async-start", "call-start"):  # the latter hands a collective to tpu7x's SparseCore
@@ -202,6 +204,9 @@ class _Walker:
         traffic = _traffic(computation, op)
         if op.target.startswith("__cublas"):
             yield Step(op.name, "matmul", op.op_name, _gemm(computation, op), traffic)
+            return
+        if cudnn.is_attention(op):
+            yield Step(op.name, "kernel", op.op_name, cudnn.flops(computation, op, self.visible), traffic, kernel=op.target)
             return
         name = re.sub(r"(_(no_)?residuals|_segmented|\.\d+|\.clone)+", "", op.name)
         yield Step(op.name, "kernel", op.op_name, self._kernel(computation, op), traffic, kernel=f"{op.target}:{name}")
