@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend.random import threefry2x32_p
 
 from pretrainx.models import quantized
 from pretrainx.parallel.shard import Dims, Partitioner
@@ -38,16 +40,37 @@ def weight(rngs: nnx.Rngs, shape: Sequence[int], dims: Dims, init: Initializer, 
     return nnx.Param(init(rngs.params(), tuple(shape), jnp.dtype(dtype)), dims=dims)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def dropout(x: jax.Array, rate: float, key: jax.Array | None, rows: jax.Array | None = None) -> jax.Array:
     """x with a share `rate` of its elements zero and the others scaled up by as much (Srivastava 2014); without a key, x.
 
     The share is a multiple of 2^-16. What is dropped is a function of the key and the element's place: no mesh changes it.
+    `rows` [B]: the places of x's rows in the whole batch, where x is a part of it, which has what the whole would have.
     """
     if key is None or not rate:
         return x
     dropped = round(rate * 2**16)
-    kept = jax.random.bits(key, x.shape, jnp.uint16) >= dropped
+    bits = jax.random.bits(key, x.shape, jnp.uint16) if rows is None else bits_of_rows(key, rows, x.shape)
+    kept = bits >= dropped
     return jnp.where(kept, x * (2**16 / (2**16 - dropped)), 0).astype(x.dtype)
+
+
+def bits_of_rows(key: jax.Array, rows: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """uint16: these `rows` of `jax.random.bits(key, (any number, *shape[1:]), uint16)`, with nothing made of the others.
+
+    JAX's bits are Threefry of an element's number in the array (`jax_threefry_partitionable`), 64 bits wide in two halves.
+    """
+    size, rows = math.prod(shape[1:]), rows.astype(jnp.uint32)
+    # rows * size in two halves: rows, of fewer than 2^16, times either half of the size is no more than 32 bits.
+    upper, lower = rows * np.uint32(size >> 16), rows * np.uint32(size & 0xFFFF)
+    start_low = (upper << 16) + lower
+    start_high = (upper >> 16) + (start_low < lower)
+    wide = (-1, *(1 for _ in shape[1:]))
+    within = jnp.arange(size, dtype=jnp.uint32).reshape(1, *shape[1:])
+    low = start_low.reshape(wide) + within
+    high = start_high.reshape(wide) + (low < within)
+    first, second = jax.random.key_data(key)
+    one, other = threefry2x32_p.bind(*(jnp.broadcast_to(k, shape) for k in (first, second)), high, low)
+    return (one ^ other).astype(jnp.uint16)
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs) -> nnx.Module:
