@@ -157,7 +157,7 @@ def test_activations_must_fit_too(cache_dir: Path) -> None:
 
 def test_mesh_sizes() -> None:
     assert mesh.sizes(Mesh(), 8)["data"] == 8
-    assert mesh.sizes(Mesh(fsdp=4), 8) == {"data": 2, "fsdp": 4, "tensor": 1, "sequence": 1, "expert": 1}
+    assert mesh.sizes(Mesh(fsdp=4), 8) == {"stage": 1, "data": 2, "fsdp": 4, "tensor": 1, "sequence": 1, "expert": 1}
     assert mesh.sizes(Mesh(data=2, fsdp=-1, tensor=2), 8)["fsdp"] == 2
 
 

@@ -167,6 +167,8 @@ def show(result: dict[str, Any]) -> None:
         return
     print(f"{result['topology']}: {result['chips']} chips, mesh {result['mesh']}, {result['parameters']:,} parameters, {result['source']}")
     print(f"  {result['tokens_per_step']:,} tokens and {result['model_flops_per_step'] / 1e12:,.0f} model TFLOP a step")
+    if "pipeline" in result:
+        print("  " + pipeline_line(result["pipeline"]))
     if not result["fits"]:
         print(f"  does not fit: {result.get('refusal') or 'the estimate is beyond the chip'}")
         if result.get("advice"):
@@ -184,6 +186,13 @@ def show(result: dict[str, Any]) -> None:
         print(f"    {row['bytes'] / 1e9:6.2f} GB  {row['array']:<28} {row['op'][-70:]}")
     if "kernel_calls" in result:
         print(f"  {result['kernel_calls']} kernel calls; compiled in {result['compile_seconds']:.0f} s")
+
+
+def pipeline_line(facts: dict[str, Any]) -> str:
+    return (
+        f"pipeline of {facts['stages']} stages: {facts['microbatches']} microbatches x {facts['repeats']} in {facts['iterations']} "
+        f"iterations, {facts['bubble']:.1%} of them bubble"
+    )
 
 
 def show_search(result: dict[str, Any]) -> None:

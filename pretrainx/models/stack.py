@@ -35,6 +35,9 @@ def _in_a_pipeline(policy: Callable[..., Any] | None) -> Callable[..., Any]:
     """The policy of a visit to a stage: what its layers keep, and what each began from."""
 
     def keep(primitive: Any, *args: Any, **params: Any) -> Any:
+        if primitive.name == "dot_general":  # all stages at once are a batch of products, which a policy should not take it for
+            summed, (left, right) = params["dimension_numbers"]
+            params |= {"dimension_numbers": (summed, (left[1:], right[1:]))}
         begun = primitive.name == "name" and params["name"] == LAYER_IN
         return True if begun else (policy or _all_but_weights)(primitive, *args, **params)
 

@@ -1,7 +1,7 @@
 """Layers as a pipeline over the mesh axis `stage`: each of its devices holds a part of them, and microbatches pass from one to the next.
 
 GSPMD's form (Xu 2021, section 3.3): one program, whose state [stage, rows, ...] is cut over `stage`. An iteration runs all stages at
-once (`vmap`), each on its own microbatch, and then the state moves on by one stage (`jnp.roll`: a collective-permute). With `repeats`
+once (`vmap`), each on its own microbatch, and then the state moves on by one stage (`shift`: a collective-permute). With `repeats`
 a stage holds several runs of neighbouring layers, and microbatches go round so often: the interleaved placement of Narayanan 2021
 (section 2.2), whose bubble is that much shorter. The backward pass is the scan's own, in reverse; all microbatches are in flight.
 
@@ -10,7 +10,8 @@ Legend: S stages, M microbatches, R repeats, K layers of one visit (layers = R S
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,6 +43,11 @@ class Schedule:
     def bubble(self) -> float:
         """The share of the iterations in which a stage has nothing to do."""
         return (self.stages - 1) / self.iterations
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """As logs and plans tell them."""
+        return asdict(self) | {"iterations": self.iterations, "bubble": self.bubble}
 
 
 def exchanges(stages: int, repeats: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -101,6 +107,15 @@ def collect(x: jax.Array) -> jax.Array:
     return x.reshape(-1, *x.shape[3:])
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def shift(x: jax.Array, by: int) -> jax.Array:
+    """What each stage has to the stage so many further on; round the end. Backward it goes back in one step (autodiff of `roll` takes two)."""
+    return jnp.roll(x, by, axis=0)
+
+
+shift.defvjp(lambda x, by: (shift(x, by), None), lambda by, _, grad: (jnp.roll(grad, -by, axis=0),))
+
+
 def run(
     stage: Callable[[jax.Array, Any, jax.Array, Any], jax.Array],
     x: jax.Array,
@@ -145,14 +160,14 @@ def run(
         waiting, given = carry
         leaving, entering = (t // S) % turns, (jnp.maximum(t - S + 1, 0) // S) % turns
         source, target = (jax.lax.dynamic_index_in_dim(waiting, i, 1, keepdims=False) for i in (leaving, entering))
-        handed = jnp.roll(given, 1, axis=0)
+        handed = shift(given, 1)
         # With as many microbatches as stages, the last stage hands on to the first; else they wait in between.
         fresh = jnp.where(t < M, source, handed) if turns == 1 else source
         fresh = jnp.where(t < M * R, fresh, 0)  # numbers that are finite in any case: 0 * NaN would be a gradient
         given = place(all_stages(here, t, place(jnp.where(first, fresh, handed), STAGE, *dims), weights), STAGE, *dims)
-        source = jnp.where(t < M * R, jnp.roll(source, -1, axis=0), source)  # at the end it holds results
-        target = jnp.roll(target, -1, axis=0)
-        target = jnp.where(last & (t >= S - 1), given, target)
+        source = jnp.where(t < M * R, shift(source, -1), source)  # at the end it holds results
+        target = shift(target, -1)
+        target = jnp.where(last, jnp.where(t >= S - 1, given, target), target)  # one mask for all iterations to share
         for i, new in ((leaving, source), (entering, target)):  # where both are one, the second holds
             waiting = jax.lax.dynamic_update_index_in_dim(waiting, new, i, 1)
         return (place(waiting, STAGE, None, *dims), given), None

@@ -1,5 +1,7 @@
 """The layouts of one experiment on one topology, ranked by the analytic step time: mesh shapes, remat, microbatches.
 
+Stages of a pipeline stay as the config has them.
+
 What the analytic memory says does not fit is dropped. Nothing is compiled here: the best few are worth a compile each.
 """
 
@@ -42,15 +44,15 @@ def search(shape: Shape, run: Run, topology: Topology, batch_size: int) -> tuple
 
 def with_layout(shape: Shape, run: Run, topology: Topology, batch_size: int, tensor: int, remat: str, grad_accum: int) -> Candidate | None:
     """One candidate; None where its axes do not divide the model, the batch or the slice."""
-    devices = topology.chip.devices
+    devices, stages = topology.chip.devices, run.stages
     slice_devices = topology.slice_chips * devices
-    if slice_devices % tensor or any(size % tensor for size in (shape.num_heads, shape.num_kv_heads, shape.mlp_dim, shape.vocab_size)):
+    if slice_devices % (tensor * stages) or any(size % tensor for size in (shape.num_heads, shape.num_kv_heads, shape.mlp_dim, shape.vocab_size)):
         return None
     if tensor > 1 and not topology.chip.torus and tensor > topology.chip.domain:
         return None
-    fsdp = slice_devices // tensor
-    shards = fsdp * topology.slices
-    if batch_size % (shards * grad_accum) or shape.d_model % fsdp:
+    fsdp = slice_devices // (tensor * stages)
+    shards = fsdp * topology.slices * run.pipeline.microbatches
+    if batch_size % (shards * grad_accum) or shape.d_model % (fsdp * stages):
         return None
     layout = replace(
         run, tensor=max(1, tensor // devices), fsdp=fsdp // (1 if tensor > 1 else devices), remat=remat, grad_accum=grad_accum,
@@ -58,7 +60,7 @@ def with_layout(shape: Shape, run: Run, topology: Topology, batch_size: int, ten
     )  # fmt: skip
     flags = (
         f"--config.layout={'fsdp_tp' if tensor > 1 else 'fsdp'}", f"--config.mesh.data={topology.slices}", f"--config.mesh.fsdp={fsdp}",
-        f"--config.mesh.tensor={tensor}", f"--config.train.remat={remat}", f"--config.train.grad_accum={grad_accum}",
+        f"--config.mesh.tensor={tensor}", *((f"--config.mesh.stage={stages}",) if stages > 1 else ()), f"--config.train.remat={remat}", f"--config.train.grad_accum={grad_accum}",
     )  # fmt: skip
     return Candidate(layout, analytic.estimate(shape, layout), sum(analytic.memory_bytes(shape, layout).values()), flags)
 

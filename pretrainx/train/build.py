@@ -192,10 +192,10 @@ def schedule_of(experiment: Experiment, stages: int) -> Schedule | None:
             "models of one kind of stack (decoders and encoders); set mesh.stage=1, and cut it by layout='fsdp' or 'fsdp_tp'"
         )
     if schedule.microbatches % stages:
+        turns = schedule.microbatches // stages
         raise InputError(
             f"train.pipeline_microbatches {schedule.microbatches} is no multiple of mesh.stage {stages}: microbatches pass in turns of one "
-            f"for each stage; the nearest are {max(schedule.microbatches // stages, 1) * stages} and "
-            f"{(schedule.microbatches // stages + 1) * stages}"
+            f"for each stage; give {' or '.join(str(n * stages) for n in (turns, turns + 1) if n)}"
         )
     visits = stages * schedule.repeats
     if model.num_layers % visits:
