@@ -20,7 +20,6 @@ from pretrainx.models.layers import MLP, NORMS, Dense, cuts_length, dropout, nor
 from pretrainx.parallel import pipeline
 from pretrainx.parallel.shard import Partitioner
 
-
 LAYER_IN = "layer_in"  # the name of what a pipeline's layers begin from, which they keep
 
 
@@ -251,9 +250,11 @@ class Stack(nnx.Module):
         schedule, mesh, inner = self.partitioner.schedule, self.partitioner.mesh, self.partitioner.of_stage
         assert schedule is not None
         graph, weights = nnx.split(self.blocks)
-        specs = jax.tree.map(
-            lambda v: v.replace(self.partitioner.weight(v.get_metadata("dims")).spec), weights, is_leaf=lambda v: isinstance(v, nnx.Variable)
-        )  # fmt: skip
+
+        def spec_of(variable: Any) -> Any:
+            return variable.replace(self.partitioner.weight(variable.get_metadata("dims")).spec)
+
+        specs = jax.tree.map(spec_of, weights, is_leaf=lambda x: isinstance(x, nnx.Variable))
         weights = pipeline.by_stage(weights, specs, schedule, mesh)
         keys = None if key is None else jax.random.split(key, self.config.num_layers)
         by_row = {"positions": positions, "segment_ids": sight.segment_ids, "bidirectional": sight.bidirectional}

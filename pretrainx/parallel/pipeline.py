@@ -109,7 +109,7 @@ def collect(x: jax.Array) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def shift(x: jax.Array, by: int) -> jax.Array:
-    """What each stage has to the stage so many further on; round the end. Backward it goes back in one step (autodiff of `roll` takes two)."""
+    """What each stage has to the stage so many further on, round the end; backward by one permute (autodiff of `roll` makes two)."""
     return jnp.roll(x, by, axis=0)
 
 

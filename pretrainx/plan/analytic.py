@@ -14,6 +14,7 @@ from pretrainx.parallel.pipeline import Schedule
 from pretrainx.plan.roofline import ASSUMED, Assumptions, ring_bandwidth
 
 REMATS = ("none", "dots", "minimal", "full")
+ONE_STAGE = Schedule(1, 1)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Run:
     loss_chunks: int = 1
     causal: bool = True
     stream_cut: bool = True
-    pipeline: Schedule = Schedule(1, 1)
+    pipeline: Schedule = ONE_STAGE
     head_cut: bool = True
 
     @property
@@ -284,7 +285,8 @@ def scaling(shape: Shape, run: Run, chips: tuple[int, ...] = (16, 64, 256, 1024,
             continue
         domain = run.chip.domain if run.chip.is_tpu else n
         slices = max(1, math.ceil(n / domain))
-        found[n] = estimate(shape, replace(run, chips=n, slices=slices, fsdp=min(run.fsdp, n // slices // run.tensor // run.stages) if run.fsdp else 0))
+        cut = min(run.fsdp, n // slices // (run.tensor * run.stages)) if run.fsdp else 0
+        found[n] = estimate(shape, replace(run, chips=n, slices=slices, fsdp=cut))
     return found
 
 

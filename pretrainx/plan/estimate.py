@@ -4,7 +4,6 @@ from typing import Any
 
 from pretrainx.core.errors import InputError
 from pretrainx.parallel import layouts, mesh
-from pretrainx.parallel.pipeline import Schedule
 from pretrainx.plan import analytic
 from pretrainx.plan.analytic import Run, Shape
 from pretrainx.plan.cost import run_cost, run_flops
@@ -47,7 +46,7 @@ def run_of(experiment: Experiment, topology: Topology, any_batch: bool = False) 
         loss_chunks=max(1, model.loss_chunks),
         causal=model.causal,
         stream_cut=any("tensor" in layout.activations.get(dim, ()) for dim in ("length", "embed")),
-        pipeline=schedule or Schedule(1, 1),
+        pipeline=schedule or analytic.ONE_STAGE,
         head_cut="fsdp" in axes,
     )  # fmt: skip
     return analytic.shape_of(model), run

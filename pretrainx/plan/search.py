@@ -46,7 +46,8 @@ def with_layout(shape: Shape, run: Run, topology: Topology, batch_size: int, ten
     """One candidate; None where its axes do not divide the model, the batch or the slice."""
     devices, stages = topology.chip.devices, run.stages
     slice_devices = topology.slice_chips * devices
-    if slice_devices % (tensor * stages) or any(size % tensor for size in (shape.num_heads, shape.num_kv_heads, shape.mlp_dim, shape.vocab_size)):
+    cut = (shape.num_heads, shape.num_kv_heads, shape.mlp_dim, shape.vocab_size)
+    if slice_devices % (tensor * stages) or any(size % tensor for size in cut):
         return None
     if tensor > 1 and not topology.chip.torus and tensor > topology.chip.domain:
         return None
@@ -60,7 +61,8 @@ def with_layout(shape: Shape, run: Run, topology: Topology, batch_size: int, ten
     )  # fmt: skip
     flags = (
         f"--config.layout={'fsdp_tp' if tensor > 1 else 'fsdp'}", f"--config.mesh.data={topology.slices}", f"--config.mesh.fsdp={fsdp}",
-        f"--config.mesh.tensor={tensor}", *((f"--config.mesh.stage={stages}",) if stages > 1 else ()), f"--config.train.remat={remat}", f"--config.train.grad_accum={grad_accum}",
+        f"--config.mesh.tensor={tensor}", *([f"--config.mesh.stage={stages}"] if stages > 1 else []),
+        f"--config.train.remat={remat}", f"--config.train.grad_accum={grad_accum}",
     )  # fmt: skip
     return Candidate(layout, analytic.estimate(shape, layout), sum(analytic.memory_bytes(shape, layout).values()), flags)
 
