@@ -62,7 +62,7 @@ class Run:
     fsdp      chips that weights are cut over (0: all of a slice that tensor leaves)
     factors   element type of the products' factors
     stream_cut  the residual stream is cut over the tensor axis too (else each of its chips holds all of the group's rows)
-    pipeline  of layers over stages of chips
+    pipeline  of layers over stages of chips; `stages_between` slices, where gradients are not summed
     head_cut  embedding and head are cut over the stages too
     """
 
@@ -81,10 +81,16 @@ class Run:
     stream_cut: bool = True
     pipeline: Schedule = ONE_STAGE
     head_cut: bool = True
+    stages_between: bool = False
 
     @property
     def stages(self) -> int:
         return self.pipeline.stages
+
+    @property
+    def stages_within(self) -> int:
+        """Stages of one slice."""
+        return self.stages // self.slices if self.stages_between else self.stages
 
     @property
     def turns(self) -> float:
@@ -98,7 +104,7 @@ class Run:
     @property
     def cut(self) -> int:
         """Chips that hold one copy of the weights along fsdp."""
-        return self.fsdp or max(1, self.slice_size // (self.tensor * self.stages))
+        return self.fsdp or max(1, self.slice_size // (self.tensor * self.stages_within))
 
     @property
     def stream_copies(self) -> int:
@@ -151,8 +157,9 @@ def estimate(shape: Shape, run: Run, assumed: Assumptions = ASSUMED) -> Estimate
         "optimizer": updates,
     }
     seconds = sum(parts.values())
-    busy = {"compute": compute, "hbm": vector + updates, "ici": cuts + handed, "network": across}
+    busy = {"compute": compute, "hbm": vector + updates, "ici": cuts, "network": across}
     busy[gathers_on] += gathers
+    busy["network" if run.stages_between else "ici"] += handed
     chips_flops = run.chip.flops("bf16")
     mfu = shape.model_flops(run.length) * run.tokens / (seconds * chips_flops)
     low, high = assumed.interval
@@ -190,13 +197,13 @@ def weights_seconds(shape: Shape, run: Run, assumed: Assumptions) -> tuple[float
     In a pipeline a visit to a stage gathers the layers that it runs, so that each iteration moves them anew.
     """
     n = run.cut
-    if n == 1 and run.slice_size == run.tensor * run.stages:
+    if n == 1 and run.slice_size == run.tensor * run.stages_within:
         return 0.0, "ici"
     held = 2.0 * n * run.held(shape)
     layers = 2.0 * shape.num_layers * shape.layer_weights / (run.tensor * run.stages)
     visits = run.pipeline.iterations / run.pipeline.repeats
     moved = 3 * (held + layers * (visits - 1)) * (n - 1) / n * run.grad_accum
-    copies = run.slice_size // (run.tensor * run.stages * n)
+    copies = run.slice_size // (run.tensor * run.stages_within * n)
     wire, speed = ring_bandwidth(run.chip, n * run.tensor, run.slice_size if run.chip.is_tpu else None)
     reached = assumed.network if wire == "network" else assumed.links
     gathers = shape.num_layers / run.stages * visits * run.grad_accum
@@ -237,13 +244,15 @@ def stages_seconds(shape: Shape, run: Run, assumed: Assumptions) -> float:
     moved = 2 * 3 * schedule.iterations * one
     if schedule.repeats > 1:
         moved += 2 * 4.0 * shape.num_layers * shape.layer_weights / (S * run.cut * run.tensor) * (S - 1) / S * run.grad_accum
+    if run.stages_between:
+        return moved / (run.chip.network_bytes * assumed.network)
     wire, speed = ring_bandwidth(run.chip, S * run.cut * run.tensor, run.slice_size if run.chip.is_tpu else None)
     return moved / (speed * (assumed.network if wire == "network" else assumed.links))
 
 
 def slices_seconds(shape: Shape, run: Run, assumed: Assumptions) -> float:
     """The sum of float32 gradients across slices, of the part that a chip holds."""
-    if run.slices == 1:
+    if run.slices == 1 or run.stages_between:
         return 0.0
     held = 4.0 * run.held(shape)
     return 2 * held * (run.slices - 1) / run.slices / (run.chip.network_bytes * assumed.network)
@@ -281,12 +290,12 @@ def scaling(shape: Shape, run: Run, chips: tuple[int, ...] = (16, 64, 256, 1024,
     """The same work a chip on more chips: slices are added where the chip's domain ends; of GPUs, nodes."""
     found = {}
     for n in chips:
-        if n % (run.tensor * run.stages):
-            continue
         domain = run.chip.domain if run.chip.is_tpu else n
-        slices = max(1, math.ceil(n / domain))
-        cut = min(run.fsdp, n // slices // (run.tensor * run.stages)) if run.fsdp else 0
-        found[n] = estimate(shape, replace(run, chips=n, slices=slices, fsdp=cut))
+        more = replace(run, chips=n, slices=max(1, math.ceil(n / domain)))
+        if n % (run.tensor * run.stages) or (run.stages_between and run.stages % more.slices):
+            continue
+        cut = min(run.fsdp, more.slice_size // (run.tensor * more.stages_within)) if run.fsdp else 0
+        found[n] = estimate(shape, replace(more, fsdp=cut))
     return found
 
 

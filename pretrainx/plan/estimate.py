@@ -48,6 +48,7 @@ def run_of(experiment: Experiment, topology: Topology, any_batch: bool = False) 
         stream_cut=any("tensor" in layout.activations.get(dim, ()) for dim in ("length", "embed")),
         pipeline=schedule or analytic.ONE_STAGE,
         head_cut="fsdp" in axes,
+        stages_between=topology.slices > 1 and mesh.between_slices(sizes, topology.slices) == "stage",
     )  # fmt: skip
     return analytic.shape_of(model), run
 
@@ -104,7 +105,7 @@ def advice(memory: dict[str, float], run: Run) -> str:
     largest = max(memory, key=lambda kind: memory[kind])
     state = largest in ("weights", "moments", "gradients", "gathered weights")
     if state:
-        if run.cut * run.tensor * run.stages < run.slice_size:
+        if run.cut * run.tensor * run.stages_within < run.slice_size:
             return f"{largest} fill most: cut them over more chips (--config.layout=fsdp --config.mesh.fsdp=-1)"
         return f"{largest} fill most and are cut over the whole slice: take more chips, or chips with more memory"
     if largest == "logits":

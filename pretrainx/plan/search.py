@@ -44,7 +44,7 @@ def search(shape: Shape, run: Run, topology: Topology, batch_size: int) -> tuple
 
 def with_layout(shape: Shape, run: Run, topology: Topology, batch_size: int, tensor: int, remat: str, grad_accum: int) -> Candidate | None:
     """One candidate; None where its axes do not divide the model, the batch or the slice."""
-    devices, stages = topology.chip.devices, run.stages
+    devices, stages, copies = topology.chip.devices, run.stages_within, 1 if run.stages_between else topology.slices
     slice_devices = topology.slice_chips * devices
     cut = (shape.num_heads, shape.num_kv_heads, shape.mlp_dim, shape.vocab_size)
     if slice_devices % (tensor * stages) or any(size % tensor for size in cut):
@@ -52,16 +52,16 @@ def with_layout(shape: Shape, run: Run, topology: Topology, batch_size: int, ten
     if tensor > 1 and not topology.chip.torus and tensor > topology.chip.domain:
         return None
     fsdp = slice_devices // (tensor * stages)
-    shards = fsdp * topology.slices * run.pipeline.microbatches
-    if batch_size % (shards * grad_accum) or shape.d_model % (fsdp * stages):
+    shards = fsdp * copies * run.pipeline.microbatches
+    if batch_size % (shards * grad_accum) or shape.d_model % (fsdp * run.stages):
         return None
     layout = replace(
         run, tensor=max(1, tensor // devices), fsdp=fsdp // (1 if tensor > 1 else devices), remat=remat, grad_accum=grad_accum,
         rows=batch_size / topology.chips / grad_accum, slices=topology.slices,
     )  # fmt: skip
     flags = (
-        f"--config.layout={'fsdp_tp' if tensor > 1 else 'fsdp'}", f"--config.mesh.data={topology.slices}", f"--config.mesh.fsdp={fsdp}",
-        f"--config.mesh.tensor={tensor}", *([f"--config.mesh.stage={stages}"] if stages > 1 else []),
+        f"--config.layout={'fsdp_tp' if tensor > 1 else 'fsdp'}", f"--config.mesh.data={copies}", f"--config.mesh.fsdp={fsdp}",
+        f"--config.mesh.tensor={tensor}", *([f"--config.mesh.stage={run.stages}"] if run.stages > 1 else []),
         f"--config.train.remat={remat}", f"--config.train.grad_accum={grad_accum}",
     )  # fmt: skip
     return Candidate(layout, analytic.estimate(shape, layout), sum(analytic.memory_bytes(shape, layout).values()), flags)
