@@ -314,7 +314,9 @@ def test_a_checkpoint_is_restored_with_stages_and_without(cache_dir: Path, tmp_p
         monkeypatch.setattr(jax, "devices", lambda *_: devices[:count])
         own = {**sections, "train": {**sections.get("train", {}), "steps": 4}}
         prepared = loop.prepare(experiment(cache_dir, **run, optim=OPTIM, **own), tmp_path / folder)
-        return states.sha256(prepared.state)
+        state = prepared.checkpoints.restore(2, prepared.program.abstract_state, prepared.program.state_shardings)
+        prepared.checkpoints.close()
+        return states.sha256(state)
 
     unbroken = train("alone", 1, 4, {})
     first = train("pipe", 4, 2, pipe)
