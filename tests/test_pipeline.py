@@ -169,7 +169,7 @@ def mesh_of(stages: int) -> jax.sharding.Mesh:
 def test_weights_come_to_the_stages_that_visit_them(stages: int, repeats: int) -> None:
     layers = np.arange(stages * repeats * 2 * 3, dtype=np.float32).reshape(-1, 3)
     schedule = Schedule(stages, stages, repeats)
-    moved = jax.jit(lambda w: pipeline.by_stage(w, PartitionSpec("stage"), schedule, mesh_of(stages)))(layers)
+    moved = jax.jit(lambda w: pipeline.by_stage(w, schedule, mesh_of(stages)))(layers)
     np.testing.assert_array_equal(moved, layers.reshape(repeats, stages, 2, 3).swapaxes(0, 1))
 
 
@@ -194,8 +194,9 @@ def test_every_row_passes_all_layers_in_order(stages: int, microbatches: int, re
         return jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, at))
 
     def piped(x: jax.Array, w: jax.Array) -> jax.Array:
-        weights = pipeline.by_stage(w, PartitionSpec("stage"), schedule, mesh)
-        return pipeline.run(stage, x, weights, jnp.asarray(own), schedule, place, ("batch", None), jax.checkpoint_policies.dots_saveable)
+        weights = pipeline.by_stage(w, schedule, mesh)
+        kept = jax.checkpoint_policies.dots_saveable
+        return pipeline.run(stage, x, weights, jnp.asarray(own), schedule, mesh, place, ("batch", None), kept)
 
     def plain(x: jax.Array, w: jax.Array) -> jax.Array:
         for number in range(layers):
@@ -418,7 +419,7 @@ def test_a_pipeline_compiles_for_a_slice(tmp_path: Path) -> None:
     handed = sum(
         c["calls"] for c in found["collectives"] if (c["kind"], c["axes"], c["dtype"]) == ("collective-permute", ["stage"], "bf16")
     )
-    assert handed >= 2 * 2 * 19 and handed % 19 == 0
+    assert handed == 2 * 3 * 19  # state, what waits, what comes back; forward and backward
     gathered = sum(c["wire_bytes"] for c in found["collectives"] if c["kind"] == "all-gather" and "stage" in c["axes"])
     tables = 2 * 2 * 2 * 1024 * 512  # embedding and head in bfloat16, forward and backward; integers of the batch beside them
     assert gathered < 2 * tables < 2 * (found["parameters"] - 2 * 1024 * 512)

@@ -250,12 +250,7 @@ class Stack(nnx.Module):
         schedule, mesh, inner = self.partitioner.schedule, self.partitioner.mesh, self.partitioner.of_stage
         assert schedule is not None
         graph, weights = nnx.split(self.blocks)
-
-        def spec_of(variable: Any) -> Any:
-            return variable.replace(self.partitioner.weight(variable.get_metadata("dims")).spec)
-
-        specs = jax.tree.map(spec_of, weights, is_leaf=lambda x: isinstance(x, nnx.Variable))
-        weights = pipeline.by_stage(weights, specs, schedule, mesh)
+        weights = pipeline.by_stage(weights, schedule, mesh)
         keys = None if key is None else jax.random.split(key, self.config.num_layers)
         by_row = {"positions": positions, "segment_ids": sight.segment_ids, "bidirectional": sight.bidirectional}
         by_row["rows"] = None if key is None else jnp.arange(x.shape[0])
@@ -270,7 +265,7 @@ class Stack(nnx.Module):
             return self.in_turn(begun, (x, None), numbers, (numbers, weights, None, None if keys is None else keys[numbers]))[0]
 
         stream, keep = ("batch", "residual", "embed"), _in_a_pipeline(self.policy)
-        x = pipeline.run(stage, x, weights, by_row, schedule, inner.constrain, stream, keep)
+        x = pipeline.run(stage, x, weights, by_row, schedule, mesh, inner.constrain, stream, keep)
         return self.partitioner.constrain(x, *stream)
 
     def whole(self, weights: nnx.State) -> nnx.State:

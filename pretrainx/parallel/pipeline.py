@@ -1,7 +1,7 @@
 """Layers as a pipeline over the mesh axis `stage`: each of its devices holds a part of them, and microbatches pass from one to the next.
 
 GSPMD's form (Xu 2021, section 3.3): one program, whose state [stage, rows, ...] is cut over `stage`. An iteration runs all stages at
-once (`vmap`), each on its own microbatch, and then the state moves on by one stage (`shift`: a collective-permute). With `repeats`
+once (`vmap`), each on its own microbatch, and then the state moves on by one stage (`shift`). With `repeats`
 a stage holds several runs of neighbouring layers, and microbatches go round so often: the interleaved placement of Narayanan 2021
 (section 2.2), whose bubble is that much shorter. The backward pass is the scan's own, in reverse; all microbatches are in flight.
 
@@ -11,7 +11,6 @@ Legend: S stages, M microbatches, R repeats, K layers of one visit (layers = R S
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -68,8 +67,8 @@ def exchanges(stages: int, repeats: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return rounds
 
 
-def by_stage(weights: Any, specs: Any, schedule: Schedule, mesh: Mesh) -> Any:
-    """Stacked weights [layers, ...], cut over `stage` as `specs` say, to [S, R, K, ...], each stage with what it visits.
+def by_stage(weights: Any, schedule: Schedule, mesh: Mesh) -> Any:
+    """Stacked weights [layers, ...], cut over `stage` in order, to [S, R, K, ...], each stage with what it visits.
 
     Without repeats that is where they lie. With them, each stage exchanges all but 1 / S of its weights once, and the gradients go
     the same way back: the price of a state whose layers lie in order, whatever the schedule.
@@ -88,11 +87,7 @@ def by_stage(weights: Any, specs: Any, schedule: Schedule, mesh: Mesh) -> Any:
             out = jax.lax.dynamic_update_index_in_dim(out, jax.lax.ppermute(run, STAGE, pairs), jnp.asarray(put)[here], 0)
         return out[None]
 
-    def one(w: jax.Array, spec: PartitionSpec) -> jax.Array:
-        to = PartitionSpec(STAGE, None, None, *spec[1:])
-        return jax.shard_map(moved, mesh=mesh, in_specs=spec, out_specs=to, check_vma=False)(w)
-
-    return jax.tree.map(one, weights, specs)
+    return jax.tree.map(on_stages(moved, mesh), weights)
 
 
 def deal(x: jax.Array, schedule: Schedule) -> jax.Array:
@@ -107,13 +102,19 @@ def collect(x: jax.Array) -> jax.Array:
     return x.reshape(-1, *x.shape[3:])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def shift(x: jax.Array, by: int) -> jax.Array:
-    """What each stage has to the stage so many further on, round the end; backward by one permute (autodiff of `roll` makes two)."""
-    return jnp.roll(x, by, axis=0)
+def shift(x: jax.Array, by: int, mesh: Mesh) -> jax.Array:
+    """[stage, ...]: what each stage has to the stage so many further on, round the end, `jnp.roll(x, by, 0)`.
+
+    In so many words it is one collective-permute, forward and backward; of a roll the TPU's compiler makes two in places.
+    """
+    pairs = [(at, (at + by) % len(x)) for at in range(len(x))]
+    return on_stages(lambda own: jax.lax.ppermute(own, STAGE, pairs), mesh)(x)
 
 
-shift.defvjp(lambda x, by: (shift(x, by), None), lambda by, _, grad: (jnp.roll(grad, -by, axis=0),))
+def on_stages(function: Callable[[jax.Array], jax.Array], mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    """`function` of each stage's part of an array whose first dim lies on `stage`; the other axes stay the compiler's."""
+    at = PartitionSpec(STAGE)
+    return jax.shard_map(function, mesh=mesh, in_specs=at, out_specs=at, axis_names={STAGE}, check_vma=False)
 
 
 def run(
@@ -122,6 +123,7 @@ def run(
     weights: Any,
     by_row: Any,
     schedule: Schedule,
+    mesh: Mesh,
     place: Callable[..., jax.Array],
     dims: tuple[str | None, ...],
     keep: Callable[..., Any],
@@ -160,13 +162,13 @@ def run(
         waiting, given = carry
         leaving, entering = (t // S) % turns, (jnp.maximum(t - S + 1, 0) // S) % turns
         source, target = (jax.lax.dynamic_index_in_dim(waiting, i, 1, keepdims=False) for i in (leaving, entering))
-        handed = shift(given, 1)
+        handed = shift(given, 1, mesh)
         # With as many microbatches as stages, the last stage hands on to the first; else they wait in between.
         fresh = jnp.where(t < M, source, handed) if turns == 1 else source
         fresh = jnp.where(t < M * R, fresh, 0)  # numbers that are finite in any case: 0 * NaN would be a gradient
         given = place(all_stages(here, t, place(jnp.where(first, fresh, handed), STAGE, *dims), weights), STAGE, *dims)
-        source = jnp.where(t < M * R, shift(source, -1), source)  # at the end it holds results
-        target = shift(target, -1)
+        source = jnp.where(t < M * R, shift(source, -1, mesh), source)  # at the end it holds results
+        target = shift(target, -1, mesh)
         target = jnp.where(last, jnp.where(t >= S - 1, given, target), target)  # one mask for all iterations to share
         for i, new in ((leaving, source), (entering, target)):  # where both are one, the second holds
             waiting = jax.lax.dynamic_update_index_in_dim(waiting, new, i, 1)
