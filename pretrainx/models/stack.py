@@ -25,20 +25,21 @@ LAYER_IN = "layer_in"  # the name of what a pipeline's layers begin from, which 
 
 def _all_but_weights(primitive: Any, *_: Any, **__: Any) -> bool:
     """Keeps what was computed. What only moves or renames numbers is done again: else the gathered weights of all layers would be kept."""
-    return primitive.name not in (
-        "all_gather", "convert_element_type", "reshape", "transpose", "squeeze", "broadcast_in_dim", "slice", "dynamic_slice", "gather",
-    )  # fmt: skip
+    return primitive.name not in ("all_gather", "convert_element_type", "reshape", "transpose", "squeeze", "broadcast_in_dim", "slice")
 
 
 def _in_a_pipeline(policy: Callable[..., Any] | None) -> Callable[..., Any]:
-    """The policy of a visit to a stage: what its layers keep, and what each began from."""
+    """The policy of a visit to a stage: what its layers keep, and what each began from; without remat, all but the weights looked up."""
+
+    def all_but_looked_up(primitive: Any, *args: Any, **params: Any) -> bool:
+        return primitive.name not in ("dynamic_slice", "gather") and _all_but_weights(primitive, *args, **params)
 
     def keep(primitive: Any, *args: Any, **params: Any) -> Any:
         if primitive.name == "dot_general":  # all stages at once are a batch of products, which a policy should not take it for
             summed, (left, right) = params["dimension_numbers"]
             params |= {"dimension_numbers": (summed, (left[1:], right[1:]))}
         begun = primitive.name == "name" and params["name"] == LAYER_IN
-        return True if begun else (policy or _all_but_weights)(primitive, *args, **params)
+        return True if begun else (policy or all_but_looked_up)(primitive, *args, **params)
 
     return keep
 

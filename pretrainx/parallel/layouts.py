@@ -3,7 +3,7 @@
 Logical dims of weights: embed mlp heads kv head_dim vocab layers norm, positions and types (rows of small tables), embedding
 (of a factorised token table), buckets (of relative positions); of activations: batch length residual embed mlp heads kv vocab.
 `residual` is the length of what branches of a layer add to, between them; without a rule it lies as `length` does.
-A dim without a rule is replicated. `batch` always lies on data and fsdp together.
+A dim without a rule is replicated. `batch` always lies on data and fsdp together. On a mesh with stages, `staged` adds these to any layout.
 """
 
 import math

@@ -1,9 +1,9 @@
 """Layers as a pipeline over the mesh axis `stage`: each of its devices holds a part of them, and microbatches pass from one to the next.
 
 GSPMD's form (Xu 2021, section 3.3): one program, whose state [stage, rows, ...] is cut over `stage`. An iteration runs all stages at
-once (`vmap`), each on its own microbatch, and then the state moves on by one stage (`shift`). With `repeats`
-a stage holds several runs of neighbouring layers, and microbatches go round so often: the interleaved placement of Narayanan 2021
-(section 2.2), whose bubble is that much shorter. The backward pass is the scan's own, in reverse; all microbatches are in flight.
+once (`vmap`), each on its own microbatch, and then the state moves on by one stage (`shift`). With `repeats` a stage holds several runs
+of neighbouring layers, and microbatches go round so often: the interleaved placement of Narayanan 2021 (section 2.2), whose bubble is
+that much shorter. The backward pass is the scan's own, in reverse; all microbatches are in flight.
 
 Legend: S stages, M microbatches, R repeats, K layers of one visit (layers = R S K), B rows of the batch, b = B / M.
 """

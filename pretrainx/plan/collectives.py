@@ -54,8 +54,8 @@ def collective(op: Op, computation: Computation, num_devices: int, *, asynchrono
     if kind == "collective-permute":
         pairs = re.search(r"source_target_pairs=\{(\{[\d,{}]*\})\}", op.attributes)
         ends = [(int(a), int(b)) for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[1])] if pairs else []
-        members = next((pair for pair in ends if pair[0] != pair[1]), ())  # what stays where it is tells no axis
-        return Collective(kind, _dtype(sent), operand_bytes, operand_bytes, max(2, len(members)), members, asynchronous)
+        pair = next((pair for pair in ends if pair[0] != pair[1]), ())  # what stays where it is tells no axis
+        return Collective(kind, _dtype(sent), operand_bytes, operand_bytes, 2, pair, asynchronous)
     members = first_group(op.attributes, num_devices)
     n = len(members)
     if scattered and kind == "all-reduce":
