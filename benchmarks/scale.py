@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "decoder_1b.py"
-MANUAL = ["--config.layout=fsdp_manual"]
+MANUAL = ["--config.layout=fsdp_manual", "--config.model.mlp_chunks=2"]
 ROWS_256 = ["--config.train.batch_size=1024"]
 ROWS_8 = ["--config.train.batch_size=32"]
 TP = ["--config.mesh.fsdp=4", "--config.mesh.tensor=4"]

@@ -63,6 +63,7 @@ BESIDE: dict[str, tuple[Any, dict[str, Any]]] = {
     "data.vocabulary": ("wordpiece:words.txt", {}),
     "data.sequence_length": (64, {}),
     "mesh.data": (2, {}), "mesh.fsdp": (2, {}), "mesh.tensor": (2, {}), "mesh.sequence": (2, {}), "mesh.expert": (2, {}),
+    "mesh.stage": (2, {}),
     "layout": ("fsdp", {}),
     "init_from": ("runs/other", {}),
     "train.steps": (24, {}), "train.stop_at": (6, {}), "train.remat": ("full", {}), "train.loss_weights": ({"causal": 0.5}, {}),

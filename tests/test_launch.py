@@ -162,6 +162,7 @@ RUNS = [
     (2, 1, "fsdp", {"data": 1, "fsdp": 2}),
     (4, 1, "fsdp_tp", {"data": 1, "fsdp": 2, "tensor": 2}),  # two processes hold the same rows
     (2, 2, "fsdp_cp", {"data": 1, "sequence": 4}),
+    (2, 1, "dp", {"data": 1, "stage": 2}),
 ]
 
 
@@ -172,7 +173,7 @@ def test_processes_have_the_losses_of_one(
 ) -> None:
     """The same rows and, but for float32 sums in another order, the same losses at every step."""
     sections: dict[str, Any] = {
-        "train": {"steps": 5}, "log": {"every": 1}, "model": {"num_layers": 1}, "checkpoint": {"every": 5},
+        "train": {"steps": 5}, "log": {"every": 1}, "model": {"num_layers": 2}, "checkpoint": {"every": 5},
         "eval": {"every": 5, "max_rows": 11},
     }  # fmt: skip
     config = write_config(tmp_path / "tiny.py", settings(cache_dir, **sections))

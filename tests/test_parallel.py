@@ -64,7 +64,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "sequence_tp": {"layout": "fsdp_tp_sequence", "mesh": {"data": 2, "fsdp": 1, "tensor": 4}},
     "tp4": {"layout": "fsdp_tp", "mesh": {"data": 1, "fsdp": 2, "tensor": 4}},
     "fsdp_cp": {"layout": "fsdp_cp", "mesh": {"data": 1, "fsdp": 2, "sequence": 4}},
-    "cp8": {"layout": "fsdp_cp", "mesh": {"data": 1, "sequence": 8}},
+    "cp8": {"layout": "fsdp_cp", "mesh": {"data": 1, "sequence": 8}, "model": {"mlp_chunks": 2}},
     "dict": {
         "layout": {"weights": {"mlp": "tensor", "embed": ["fsdp", "data"]}, "activations": {"mlp": "tensor", "length": "sequence"}},
         "mesh": {"data": 2, "fsdp": 1, "tensor": 2, "sequence": 2},
@@ -72,7 +72,11 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "manual8": {"layout": "fsdp_manual", "mesh": {"data": 1, "fsdp": 8}},
     "manual2x4": {"layout": "fsdp_manual", "mesh": {"data": 2, "fsdp": 4}},
     "manual_accumulating": {"layout": "fsdp_manual", "mesh": {"data": 2, "fsdp": 2}, "train": {"grad_accum": 2, "remat": "full"}},
-    "manual_chunks": {"layout": "fsdp_manual", "mesh": {"data": 1, "fsdp": 4}, "model": {"loss_chunks": 4, "scan_layers": False}},
+    "manual_chunks": {
+        "layout": "fsdp_manual",
+        "mesh": {"data": 1, "fsdp": 4},
+        "model": {"loss_chunks": 4, "mlp_chunks": 2, "scan_layers": False},
+    },
     "accumulating": {"layout": "fsdp", "mesh": {"data": 1, "fsdp": 4}, "train": {"grad_accum": 2}},
 }
 
@@ -157,7 +161,7 @@ def test_activations_must_fit_too(cache_dir: Path) -> None:
 
 def test_mesh_sizes() -> None:
     assert mesh.sizes(Mesh(), 8)["data"] == 8
-    assert mesh.sizes(Mesh(fsdp=4), 8) == {"data": 2, "fsdp": 4, "tensor": 1, "sequence": 1, "expert": 1}
+    assert mesh.sizes(Mesh(fsdp=4), 8) == {"stage": 1, "data": 2, "fsdp": 4, "tensor": 1, "sequence": 1, "expert": 1}
     assert mesh.sizes(Mesh(data=2, fsdp=-1, tensor=2), 8)["fsdp"] == 2
 
 

@@ -206,6 +206,8 @@ def show(result: dict[str, Any]) -> None:
         return
     print(f"{result['topology']}: {result['chips']} chips, mesh {result['mesh']}, {result['parameters']:,} parameters, {result['source']}")
     print(f"  {result['tokens_per_step']:,} tokens and {result['model_flops_per_step'] / 1e12:,.0f} model TFLOP a step")
+    if "pipeline" in result:
+        print("  " + pipeline_line(result["pipeline"]))
     if not result["fits"]:
         print(f"  does not fit: {result.get('refusal') or 'the estimate is beyond the chip'}")
         if result.get("advice"):
@@ -226,6 +228,13 @@ def show(result: dict[str, Any]) -> None:
     if "kernel_calls" in result:
         when = "earlier, in" if result.get("kept") else "in"
         print(f"  {result['kernel_calls']} kernel calls; compiled {when} {result['compile_seconds']:.0f} s")
+
+
+def pipeline_line(facts: dict[str, Any]) -> str:
+    return (
+        f"pipeline of {facts['stages']} stages: {facts['microbatches']} microbatches x {facts['repeats']} in {facts['iterations']} "
+        f"iterations, {facts['bubble']:.1%} of them bubble"
+    )
 
 
 def show_search(result: dict[str, Any]) -> None:

@@ -64,6 +64,7 @@ class Mesh:
     tensor: int = 1
     sequence: int = 1
     expert: int = 1
+    stage: int = 1  # of a pipeline, each with a part of the layers; `train.pipeline_...` say how batches pass through
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Train:
     dtype: DType = "bfloat16"  # of the computation; float16 has a loss scale (train/loss_scale.py)
     param_dtype: DType = "float32"
     grad_accum: Positive = 1
+    pipeline_microbatches: Count = 0  # where mesh.stage is above 1, a multiple of it; 0: 4 for each stage
+    pipeline_repeats: Positive = 1  # how often a microbatch goes round the stages, each time through a part of each stage's layers
     offload_optimizer: bool = False  # its moments lie in the host's memory between updates
     loss_weights: dict[str, float] = field(default_factory=dict)  # by objective, default 1
     max_bad_steps: Positive = 5  # refused steps in a row that stop the run with exit code 3

@@ -245,7 +245,7 @@ class Scorer:
         model, partitioner = skeleton.config, skeleton.partitioner
         require_way(way, model, vocabulary)
         self.vocabulary, self.way, self.batch_size, self.show = vocabulary, way, batch_size, show
-        self.window, self.shards = window or model.max_length, partitioner.batch_shards
+        self.window, self.shards = window or model.max_length, partitioner.batch_multiple
         self.masked = SIGHT_OF[way] == "bidirectional"
         self.encode = text_encoder(vocabulary)
         self.frame = self._frame("pair" in model.heads)

@@ -3,16 +3,19 @@
 Legend: B batch, L length, D embed, N heads, K kv heads, H head_dim, F mlp, V vocab.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend.random import threefry2x32_p
 
-from pretrainx.models import quantized
+from pretrainx.models import quantized, remat
 from pretrainx.parallel.shard import Dims, Partitioner
 
 Initializer = Callable[..., jax.Array]
@@ -38,16 +41,37 @@ def weight(rngs: nnx.Rngs, shape: Sequence[int], dims: Dims, init: Initializer, 
     return nnx.Param(init(rngs.params(), tuple(shape), jnp.dtype(dtype)), dims=dims)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def dropout(x: jax.Array, rate: float, key: jax.Array | None, rows: jax.Array | None = None) -> jax.Array:
     """x with a share `rate` of its elements zero and the others scaled up by as much (Srivastava 2014); without a key, x.
 
     The share is a multiple of 2^-16. What is dropped is a function of the key and the element's place: no mesh changes it.
+    `rows` [B]: the places of x's rows in the whole batch, where x is a part of it, which has what the whole would have.
     """
     if key is None or not rate:
         return x
     dropped = round(rate * 2**16)
-    kept = jax.random.bits(key, x.shape, jnp.uint16) >= dropped
+    bits = jax.random.bits(key, x.shape, jnp.uint16) if rows is None else bits_of_rows(key, rows, x.shape)
+    kept = bits >= dropped
     return jnp.where(kept, x * (2**16 / (2**16 - dropped)), 0).astype(x.dtype)
+
+
+def bits_of_rows(key: jax.Array, rows: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """uint16: these `rows` of `jax.random.bits(key, (any number, *shape[1:]), uint16)`, with nothing made of the others.
+
+    JAX's bits are Threefry of an element's number in the array (`jax_threefry_partitionable`), 64 bits wide in two halves.
+    """
+    size, rows = math.prod(shape[1:]), rows.astype(jnp.uint32)
+    # rows * size in two halves: rows, of fewer than 2^16, times either half of the size is no more than 32 bits.
+    upper, lower = rows * np.uint32(size >> 16), rows * np.uint32(size & 0xFFFF)
+    start_low = (upper << 16) + lower
+    start_high = (upper >> 16) + (start_low < lower)
+    wide = (-1, *(1 for _ in shape[1:]))
+    within = jnp.arange(size, dtype=jnp.uint32).reshape(1, *shape[1:])
+    low = start_low.reshape(wide) + within
+    high = start_high.reshape(wide) + (low < within)
+    first, second = jax.random.key_data(key)
+    one, other = threefry2x32_p.bind(*(jnp.broadcast_to(k, shape) for k in (first, second)), high, low)
+    return (one ^ other).astype(jnp.uint16)
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -164,16 +188,34 @@ class MLP(nnx.Module):
         self.up = weight(rngs, (embed, mlp), ("embed", "mlp"), fan_in_normal((embed,), 1, std), dtype)
         self.down = weight(rngs, (mlp, embed), ("mlp", "embed"), fan_in_normal((mlp,), 1, std, num_writes), dtype)
         self.biased, self.how = config.use_bias, {"apart": apart, "kind": config.matmul}
+        self.chunks, self.kept = config.mlp_chunks, functools.partial(remat.within, config.remat)
         if self.biased:
             self.up_bias = weight(rngs, (mlp,), ("mlp",), nnx.initializers.zeros, dtype)
             self.down_bias = weight(rngs, (embed,), ("norm",), nnx.initializers.zeros, dtype)
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        weights = {name: leaf[...].astype(self.dtype) for name, leaf in vars(self).items() if isinstance(leaf, nnx.Param)}
+        return in_parts(functools.partial(self.part, weights), x_BLD, self.chunks, self.kept)
+
+    def part(self, weights: dict[str, jax.Array], x_BLD: jax.Array) -> jax.Array:
+        """Of some of the tokens."""
         act, x_BLD = ACTIVATIONS[self.activation], checkpoint_name(x_BLD, "mlp_in")
-        up = project(x_BLD, self.up[...].astype(self.dtype), **self.how)
+        up = project(x_BLD, weights["up"], **self.how)
         if self.biased:
-            up = up + self.up_bias[...].astype(self.dtype)
-        hidden = act(project(x_BLD, self.gate[...].astype(self.dtype), **self.how)) * up if self.gated else act(up)
+            up = up + weights["up_bias"]
+        hidden = act(project(x_BLD, weights["gate"], **self.how)) * up if self.gated else act(up)
         hidden = checkpoint_name(self.constrain(hidden, "batch", "length", "mlp"), "mlp_hidden")
-        out = project(hidden, self.down[...].astype(self.dtype), **self.how)
-        return out + self.down_bias[...].astype(self.dtype) if self.biased else out
+        out = project(hidden, weights["down"], **self.how)
+        return out + weights["down_bias"] if self.biased else out
+
+
+def in_parts(function: Callable[[jax.Array], jax.Array], x_BLD: jax.Array, parts: int, kept: Callable[..., Any]) -> jax.Array:
+    """`function` over the tokens in so many parts, one after the other; whole where they do not divide the length.
+
+    Each part has tokens of the whole length, every `parts`-th, so that where a mesh cuts the length each device has some of each.
+    """
+    B, L, D = x_BLD.shape
+    if parts == 1 or L % parts:
+        return function(x_BLD)
+    cut = jnp.moveaxis(x_BLD.reshape(B, L // parts, parts, D), 2, 0)
+    return jnp.moveaxis(jax.lax.map(kept(function), cut), 0, 2).reshape(B, L, D)

@@ -64,3 +64,8 @@ def policy(name: str) -> Policy | None:
         offload_src="device",
         offload_dst=HOST_MEMORY,
     )
+
+
+def within(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A part of a layer, in a loop inside it, that keeps what the layer's policy of this name does: else the loop would keep all."""
+    return function if name == "none" else jax.checkpoint(function, policy=policy(name), prevent_cse=False)

@@ -11,17 +11,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from pretrainx.models import remat
 from pretrainx.models.attention import Attention, KeysValues, LayerCache, Places, Visibility, attender, relative_buckets
 from pretrainx.models.attention_kernels import balance
 from pretrainx.models.layers import MLP, NORMS, Dense, cuts_length, dropout, normal, stack, weight
+from pretrainx.parallel import pipeline
 from pretrainx.parallel.shard import Partitioner
+
+LAYER_IN = "layer_in"  # the name of what a pipeline's layers begin from, which they keep
 
 
 def _all_but_weights(primitive: Any, *_: Any, **__: Any) -> bool:
     """Keeps what was computed. What only moves or renames numbers is done again: else the gathered weights of all layers would be kept."""
     return primitive.name not in ("all_gather", "convert_element_type", "reshape", "transpose", "squeeze", "broadcast_in_dim", "slice")
+
+
+def _in_a_pipeline(policy: Callable[..., Any] | None) -> Callable[..., Any]:
+    """The policy of a visit to a stage: what its layers keep, and what each began from; without remat, all but the weights looked up."""
+
+    def all_but_looked_up(primitive: Any, *args: Any, **params: Any) -> bool:
+        return primitive.name not in ("dynamic_slice", "gather") and _all_but_weights(primitive, *args, **params)
+
+    def keep(primitive: Any, *args: Any, **params: Any) -> Any:
+        if primitive.name == "dot_general":  # all stages at once are a batch of products, which a policy should not take it for
+            summed, (left, right) = params["dimension_numbers"]
+            params |= {"dimension_numbers": (summed, (left[1:], right[1:]))}
+        begun = primitive.name == "name" and params["name"] == LAYER_IN
+        return True if begun else (policy or all_but_looked_up)(primitive, *args, **params)
+
+    return keep
 
 
 @dataclass(frozen=True)
@@ -92,7 +112,9 @@ class Block(nnx.Module):
         cached: LayerCache | None = None,
         remembered: KeysValues | None = None,
         key: jax.Array | None = None,
+        rows: jax.Array | None = None,
     ) -> tuple[jax.Array, KeysValues | None]:
+        """`rows` are the places of x's rows in the batch, where x is a part of it."""
         keys = iter([None] * 3 if key is None else jax.random.split(key, 3))
 
         constrain, cuts = self.partitioner.constrain, self.partitioner.cuts_residual
@@ -106,7 +128,7 @@ class Block(nnx.Module):
             return (jax.checkpoint(norm) if self.partitioner.inside else norm)(x)
 
         def drop(branch: jax.Array) -> jax.Array:
-            return dropout(constrain(branch, *stream) if cuts else branch, self.config.dropout, next(keys))
+            return dropout(constrain(branch, *stream) if cuts else branch, self.config.dropout, next(keys), rows)
 
         look_up = memory.hidden if memory is not None and remembered is None else remembered
         if self.config.post_norm:
@@ -135,7 +157,7 @@ class Stack(nnx.Module):
     def __init__(self, config: Any, partitioner: Partitioner, *, two_sided: bool, cross: bool = False, rngs: nnx.Rngs):
         D, dtype = config.d_model, config.param_dtype
         self.config, self.partitioner, self.two_sided = config, partitioner, two_sided
-        self.blocks = stack(lambda r: Block(config, partitioner, cross=cross, rngs=r), config.num_layers, rngs)
+        self.blocks = stack(lambda r: Block(config, partitioner.of_stage, cross=cross, rngs=r), config.num_layers, rngs)
         if not config.post_norm:
             self.final_norm = NORMS[config.norm](D, dtype=dtype, rngs=rngs, eps=config.norm_eps)
         if config.embed_size != D:
@@ -157,12 +179,19 @@ class Stack(nnx.Module):
         order = None if by_row or self.config.attention_window else balance.order_for(self.partitioner, sight, length)
         if order is not None:
             positions, sight = balance.reorder(order, positions, sight)
-        attend = attender(self.config, self.partitioner, sight, length, key_length, bias)
+        pipelined = memory is None and cache is None and self.partitioner.pipelines(x.shape[0])
+
+        def attends(sight: Visibility) -> Callable[..., Any]:
+            return attender(self.config, self.partitioner.of_stage, sight, length, key_length, bias)
+
         if self.config.embed_size != self.config.d_model:
             x = self.partitioner.constrain(self.projection(x), "batch", "length", "embed")
         if order is not None:
             x = balance.exchange(x, self.partitioner)
-        x, cache = self.run(x, Places.of(self.config, positions), attend, memory, cache, key)
+        if pipelined:
+            x = self.run_stages(x, positions, sight, attends, key)
+        else:
+            x, cache = self.run(x, Places.of(self.config, positions), attends(sight), memory, cache, key)
         if order is not None:
             x = balance.exchange(x, self.partitioner, back=True)
         x = x if self.config.post_norm else self.final_norm(x)
@@ -175,27 +204,70 @@ class Stack(nnx.Module):
         """All layers in turn. One compiled layer serves all (scan), and rematerialisation goes by layer."""
         graph, weights = nnx.split(self.blocks)
         remembered = None if cache is None else cache.memory
+        layer = self.layer(graph, places, attend, memory, keeps=cache is None)
+        numbers = np.arange(self.config.num_layers)
+        keys = None if key is None else jax.random.split(key, len(numbers))
+        own = None if cache is None else cache.own
+        x, own = self.in_turn(layer, (x, own), numbers, (numbers, weights, remembered, keys))
+        return x, None if cache is None else replace(cache, own=own)
+
+    def layer(
+        self, graph: Any, places: Places, attend: Callable[..., Any], memory: Memory | None = None, *, keeps: bool = True,
+        rows: jax.Array | None = None,
+    ) -> Callable[..., Any]:  # fmt: skip
+        """One layer as a step of a scan, `((x, keys and values), (number, weights, memory, key)) -> (carry, None)`, with the config's
+        remat where it `keeps` something for a backward pass.
+        """
 
         def layer(carry: tuple[jax.Array, Any], inputs: tuple[Any, Any, Any, Any]) -> tuple[tuple[jax.Array, Any], None]:
             (x, own), (number, layer_weights, layer_memory, layer_key) = carry, inputs
             cached = None if own is None else LayerCache(own, number)
             layer_weights = self.whole(layer_weights)
-            return nnx.merge(graph, layer_weights)(x, places, attend, memory, cached, layer_memory, layer_key), None
+            return nnx.merge(graph, layer_weights)(x, places, attend, memory, cached, layer_memory, layer_key, rows), None
 
-        policy = None if self.config.remat == "none" else remat.policy(self.config.remat)
-        if self.partitioner.inside and self.config.remat == "none":
+        policy = self.policy
+        if self.partitioner.inside and policy is None:
             policy = _all_but_weights
-        if policy is not None and cache is None:
-            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not self.config.scan_layers)
-        carry: Any = (x, None if cache is None else cache.own)
-        numbers = np.arange(self.config.num_layers)
-        keys = None if key is None else jax.random.split(key, len(numbers))
+        if policy is None or not keeps:
+            return layer
+        return jax.checkpoint(layer, policy=policy, prevent_cse=not self.config.scan_layers)
+
+    @property
+    def policy(self) -> remat.Policy | None:
+        return None if self.config.remat == "none" else remat.policy(self.config.remat)
+
+    def in_turn(self, layer: Callable[..., Any], carry: Any, order: Any, inputs: Any) -> Any:
+        """The carry after these layers: a scan over their stacked inputs, or one after the other where the config unrolls them."""
         if self.config.scan_layers:
-            carry, _ = jax.lax.scan(layer, carry, (numbers, weights, remembered, keys))
-        else:
-            for i in numbers:
-                carry, _ = layer(carry, (i, *jax.tree.map(lambda a: a[i], (weights, remembered, keys))))  # noqa: B023 - used at once
-        return carry[0], None if cache is None else replace(cache, own=carry[1])
+            return jax.lax.scan(layer, carry, inputs)[0]
+        for i in range(len(order)):
+            carry, _ = layer(carry, jax.tree.map(lambda a: a[i], inputs))  # noqa: B023 - used at once
+        return carry
+
+    def run_stages(
+        self, x: jax.Array, positions: jax.Array, sight: Visibility, attends: Callable[[Visibility], Any], key: jax.Array | None
+    ) -> jax.Array:
+        """All layers as a pipeline over the mesh's stages. What the layers read of each row goes by microbatch, and so do the masks."""
+        schedule, mesh, inner = self.partitioner.schedule, self.partitioner.mesh, self.partitioner.of_stage
+        assert schedule is not None
+        graph, weights = nnx.split(self.blocks)
+        weights = pipeline.by_stage(weights, schedule, mesh)
+        keys = None if key is None else jax.random.split(key, self.config.num_layers)
+        by_row = {"positions": positions, "segment_ids": sight.segment_ids, "bidirectional": sight.bidirectional}
+        by_row["rows"] = None if key is None else jnp.arange(x.shape[0])
+
+        def stage(x: jax.Array, weights: Any, numbers: jax.Array, own: dict[str, Any]) -> jax.Array:
+            seen = replace(sight, segment_ids=own["segment_ids"], bidirectional=own["bidirectional"])
+            layer = self.layer(graph, Places.of(self.config, own["positions"]), attends(seen), rows=own["rows"])
+
+            def begun(carry: tuple[jax.Array, Any], inputs: Any) -> Any:
+                return layer((checkpoint_name(carry[0], LAYER_IN), carry[1]), inputs)
+
+            return self.in_turn(begun, (x, None), numbers, (numbers, weights, None, None if keys is None else keys[numbers]))[0]
+
+        stream, keep = ("batch", "residual", "embed"), _in_a_pipeline(self.policy)
+        x = pipeline.run(stage, x, weights, by_row, schedule, mesh, inner.constrain, stream, keep)
+        return self.partitioner.constrain(x, *stream)
 
     def whole(self, weights: nnx.State) -> nnx.State:
         """One layer's weights as its products want them, where devices gather by themselves; else the compiler sees to it."""

@@ -3,7 +3,7 @@
 Logical dims of weights: embed mlp heads kv head_dim vocab layers norm, positions and types (rows of small tables), embedding
 (of a factorised token table), buckets (of relative positions); of activations: batch length residual embed mlp heads kv vocab.
 `residual` is the length of what branches of a layer add to, between them; without a rule it lies as `length` does.
-A dim without a rule is replicated. `batch` always lies on data and fsdp together.
+A dim without a rule is replicated. `batch` always lies on data and fsdp together. On a mesh with stages, `staged` adds these to any layout.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any
 from pretrainx.core.errors import InputError, nearest
 
 Rules = dict[str, str | tuple[str, ...]]
-AXES = ("data", "fsdp", "tensor", "sequence", "expert")
+AXES = ("stage", "data", "fsdp", "tensor", "sequence", "expert")
 WEIGHT_DIMS = ("embed", "mlp", "heads", "kv", "head_dim", "vocab", "layers", "norm", "positions", "types", "embedding", "buckets")
 ACTIVATION_DIMS = ("batch", "length", "residual", "embed", "mlp", "heads", "kv", "vocab")
 
@@ -83,6 +83,31 @@ def settle(layout: Layout, dim_sizes: Mapping[str, int], mesh_shape: Mapping[str
         if dim_sizes.get(dim, 1) % math.prod(mesh_shape[axis] for axis in axes_of(axes)) == 0
     }
     return replace(layout, weights=fits | layout.weights, preferred={})
+
+
+def staged(layout: Layout) -> Layout:
+    """The layout for a mesh with stages: layers lie on them, and so do rows of the batch outside of the layers.
+
+    Embeddings and head, which all stages use on their own rows, are cut over `stage` wherever they are over `fsdp`. (Of a layer's
+    weight `stage` is taken by `layers`: an axis is used once.)
+    """
+
+    def also(rule: str | tuple[str, ...]) -> tuple[str, ...]:
+        axes = axes_of(rule)
+        return ("stage", *axes) if "stage" not in axes else axes
+
+    def weights(rules: Rules) -> Rules:
+        return {"layers": "stage"} | {dim: also(axes) if "fsdp" in axes_of(axes) else axes for dim, axes in rules.items()}
+
+    optimizer = None if layout.optimizer is None else weights(layout.optimizer)
+    activations = layout.activations | {"batch": also(layout.activations.get("batch", ()))}
+    return replace(layout, weights=weights(layout.weights), activations=activations, optimizer=optimizer)
+
+
+def within_stage(layout: Layout) -> Layout:
+    """What `staged` makes, as the layers of a stage see it: its rows lie on the other axes, and arrays have a dim `stage`."""
+    batch = tuple(axis for axis in axes_of(layout.activations["batch"]) if axis != "stage")
+    return replace(layout, activations=layout.activations | {"batch": batch, "stage": "stage"})
 
 
 def resolve(layout: str | dict[str, Any]) -> Layout:

@@ -1,7 +1,7 @@
 """The named mesh, from axis sizes in the config and the devices that are there."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -124,16 +124,22 @@ def finer(mesh: Mesh, axes: Sequence[str]) -> tuple[Mesh, dict[str, tuple[str, .
     return Mesh(mesh.devices.reshape(sizes), flat, axis_types=(AxisType.Auto,) * len(flat)), names
 
 
+def between_slices(shape: Mapping[str, int], slices: int) -> str | None:
+    """The axis that slices lie along: `data`, else `stage`, whose collectives the network between slices can bear; None: neither fits."""
+    return next((axis for axis in ("data", "stage") if shape[axis] % slices == 0), None)
+
+
 def across_slices(shape: dict[str, int], slices: int, devices: Sequence[Any]) -> np.ndarray:
-    """Devices of several slices with the slices along `data`, the one axis whose collectives the network between them can bear.
+    """Devices of several slices with the slices along `between_slices`.
 
     Raises:
-      InputError: `data` is no multiple of the number of slices.
+      InputError: no axis for that is a multiple of the number of slices.
     """
     from jax.experimental.mesh_utils import create_hybrid_device_mesh
 
-    if shape["data"] % slices:
-        raise InputError(_MISJOINED.format(shape["data"], slices))
-    within = [size // slices if axis == "data" else size for axis, size in shape.items()]
-    between = [slices if axis == "data" else 1 for axis in shape]
+    joined = between_slices(shape, slices)
+    if joined is None:
+        raise InputError(_MISJOINED.format(shape["data"], slices) + f" (or to mesh.stage, which is {shape['stage']})")
+    within = [size // slices if axis == joined else size for axis, size in shape.items()]
+    between = [slices if axis == joined else 1 for axis in shape]
     return create_hybrid_device_mesh(within, between, devices=devices)

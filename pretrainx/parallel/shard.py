@@ -11,8 +11,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pretrainx.core.errors import InputError
-from pretrainx.parallel.layouts import Layout, Rules, axes_of
+from pretrainx.parallel.layouts import Layout, Rules, axes_of, within_stage
 from pretrainx.parallel.mesh import divisors, finer
+from pretrainx.parallel.pipeline import Schedule
 
 Dims = tuple[str | None, ...]
 
@@ -54,11 +55,13 @@ class Partitioner:
     """A mesh and a layout: the one object that modules and steps ask about placement.
 
     `inside`: what asks runs on each device by itself, on its own rows and its own parts of the weights (`per_device`).
+    `schedule`: of the pipeline over the mesh's stages; None: it has one alone.
     """
 
     mesh: Mesh
     layout: Layout
     inside: bool = False
+    schedule: Schedule | None = None
 
     def __hash__(self) -> int:
         return hash((self.mesh, id(self.layout), self.inside))
@@ -72,6 +75,17 @@ class Partitioner:
     def within(self) -> "Partitioner":
         """The one that modules ask inside `per_device`."""
         return replace(self, inside=True)
+
+    @cached_property
+    def of_stage(self) -> "Partitioner":
+        """The one that layers ask: with a pipeline, of a stage's own rows; else this."""
+        return self if self.schedule is None else replace(self, layout=within_stage(self.layout), schedule=None)
+
+    def pipelines(self, rows: int) -> bool:
+        """Whether layers run as a pipeline on a batch of so many rows. Else, as when a text is written token by token, each layer's
+        weights go to all stages in turn.
+        """
+        return self.schedule is not None and rows % self.batch_multiple == 0
 
     def constrain(self, x: jax.Array, *dims: str | None) -> jax.Array:
         """Tells the compiler how an activation with these dims lies. A no-op on one device, and where each runs by itself."""
@@ -177,6 +191,11 @@ class Partitioner:
     def batch_shards(self) -> int:
         return self.axis_size(self.batch_axes)
 
+    @property
+    def batch_multiple(self) -> int:
+        """Rows of which a batch should be a multiple: the batch shards, or those of each of the pipeline's microbatches."""
+        return self.batch_shards if self.schedule is None else self.of_stage.batch_shards * self.schedule.microbatches
+
     def axis_size(self, axes: str | tuple[str, ...]) -> int:
         return int(np.prod([self.mesh.shape[a] for a in axes_of(axes)], dtype=int))
 
@@ -224,16 +243,16 @@ class Partitioner:
         """Raises one InputError that lists every misfit of this model and batch with this mesh."""
         problems = self.misfits(arrays)
         problems += [p for p in self.misfits(activations, "activations") if p not in problems]
-        axes = self.layout.activations.get("batch", ())
-        label = axes if isinstance(axes, str) else "*".join(axes)
-        if eval_batch_size % self.batch_shards:
-            problems.insert(0, f"eval.batch_size {eval_batch_size} is not divisible by {self.batch_shards} batch shards ({label})")
-        if batch_size % (self.batch_shards * grad_accum):
+        shards = f"{self.of_stage.batch_shards} batch shards ({'*'.join(self.of_stage.batch_axes)})"
+        if self.schedule is not None:
+            shards += f" x {self.schedule.microbatches} microbatches (train.pipeline_microbatches)"
+        if eval_batch_size % self.batch_multiple:
+            problems.insert(0, f"eval.batch_size {eval_batch_size} is not divisible by {shards}")
+        if batch_size % (self.batch_multiple * grad_accum):
             problems.insert(
                 0,
-                f"train.batch_size {batch_size} is not divisible by {self.batch_shards} batch shards ({label})"
-                f" x grad_accum {grad_accum}; the nearest that fit are "
-                f"{max(batch_size // (n := self.batch_shards * grad_accum), 1) * n} and {(batch_size // n + 1) * n}",
+                f"train.batch_size {batch_size} is not divisible by {shards} x grad_accum {grad_accum}; the nearest that fit are "
+                f"{max(batch_size // (n := self.batch_multiple * grad_accum), 1) * n} and {(batch_size // n + 1) * n}",
             )
         if problems:
             shape = {a: s for a, s in self.mesh.shape.items() if s > 1}

@@ -2,7 +2,7 @@
 
 Coarser than a walked program (plan/walk.py), and what plan/calibration.py holds against published runs. Seconds and bytes of one chip.
 Sources: FLOPs as in models/flops.py; communication of ZeRO stage 3 by Rajbhandari 2020, section 7; of tensor cuts with sequence-sharded
-activations by Korthikanti 2022, section 4.
+activations by Korthikanti 2022, section 4. A pipeline's bubble is arithmetic (parallel/pipeline.py).
 """
 
 import math
@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pretrainx.core.chips import Chip
+from pretrainx.parallel.pipeline import Schedule
 from pretrainx.plan.roofline import ASSUMED, Assumptions, ring_bandwidth
 
 REMATS = ("none", "dots", "minimal", "full")
+ONE_STAGE = Schedule(1, 1)
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,14 @@ class Shape:
 class Run:
     """How a model is trained: chips, and how rows and weights lie on them.
 
-    rows      sequences a chip works on at once (batch / chips / grad_accum; with a tensor axis of t a group of t has t times as many)
+    rows      sequences a chip works on at once (batch / chips / grad_accum; with a tensor axis of t a group of t has t times as many;
+              of a pipeline's stages, before its microbatches are counted)
     slices    parts joined by the network alone, across which gradients are summed
     fsdp      chips that weights are cut over (0: all of a slice that tensor leaves)
     factors   element type of the products' factors
     stream_cut  the residual stream is cut over the tensor axis too (else each of its chips holds all of the group's rows)
+    pipeline  of layers over stages of chips; `stages_between` slices, where gradients are not summed
+    head_cut  embedding and head are cut over the stages too
     """
 
     chip: Chip
@@ -72,8 +77,26 @@ class Run:
     grad_accum: int = 1
     factors: str = "bf16"
     loss_chunks: int = 1
+    mlp_chunks: int = 1
     causal: bool = True
     stream_cut: bool = True
+    pipeline: Schedule = ONE_STAGE
+    head_cut: bool = True
+    stages_between: bool = False
+
+    @property
+    def stages(self) -> int:
+        return self.pipeline.stages
+
+    @property
+    def stages_within(self) -> int:
+        """Stages of one slice."""
+        return self.stages // self.slices if self.stages_between else self.stages
+
+    @property
+    def turns(self) -> float:
+        """Work of the layers with what runs in the bubble, of that without."""
+        return 1 / (1 - self.pipeline.bubble)
 
     @property
     def slice_size(self) -> int:
@@ -82,7 +105,7 @@ class Run:
     @property
     def cut(self) -> int:
         """Chips that hold one copy of the weights along fsdp."""
-        return self.fsdp or max(1, self.slice_size // self.tensor)
+        return self.fsdp or max(1, self.slice_size // (self.tensor * self.stages_within))
 
     @property
     def stream_copies(self) -> int:
@@ -93,6 +116,13 @@ class Run:
     def tokens(self) -> float:
         """Of one chip in one step."""
         return self.rows * self.length * self.grad_accum
+
+    def held(self, shape: Shape) -> float:
+        """Weights that one chip keeps."""
+        layers = shape.num_layers * shape.layer_weights / self.stages
+        return (layers + (shape.weights - shape.num_layers * shape.layer_weights) / (self.stages if self.head_cut else 1)) / (
+            self.cut * self.tensor
+        )
 
 
 @dataclass(frozen=True)
@@ -115,6 +145,7 @@ def estimate(shape: Shape, run: Run, assumed: Assumptions = ASSUMED) -> Estimate
     cuts = tensor_seconds(shape, run, assumed)
     across = slices_seconds(shape, run, assumed)
     updates = optimizer_seconds(shape, run, assumed)
+    handed = stages_seconds(shape, run, assumed)
     work = compute + vector
     # Layers' gathers and scatters run beside arithmetic; a part of each never does, and what is longer than the arithmetic shows.
     waiting = gathers - min(assumed.hidden * gathers, assumed.hidden * work) + (1 - assumed.hidden_tensor) * cuts
@@ -122,12 +153,14 @@ def estimate(shape: Shape, run: Run, assumed: Assumptions = ASSUMED) -> Estimate
         "products": compute,
         "streams": vector,
         "weights and activations on the wire": waiting,
+        "between stages": handed,
         "gradients between slices": across,
         "optimizer": updates,
     }
     seconds = sum(parts.values())
     busy = {"compute": compute, "hbm": vector + updates, "ici": cuts, "network": across}
     busy[gathers_on] += gathers
+    busy["network" if run.stages_between else "ici"] += handed
     chips_flops = run.chip.flops("bf16")
     mfu = shape.model_flops(run.length) * run.tokens / (seconds * chips_flops)
     low, high = assumed.interval
@@ -145,6 +178,7 @@ def products_seconds(shape: Shape, run: Run, assumed: Assumptions) -> float:
     # Two products forward, five or seven backward (scores again, in one or two kernels); a remat that keeps no scores repeats the kernel.
     turns = 2 + (7 if run.chip.is_tpu else 5) + (2 if run.remat in ("full", "minimal") else 0)
     reached = assumed.of_products(run.chip)
+    per_token, scores = per_token * run.turns, scores * run.turns
     products = per_token / (run.chip.flops(run.factors) * reached) + head / (run.chip.flops("bf16") * reached)
     return run.tokens * (products + turns * scores / (run.chip.flops("bf16") * assumed.kernels))
 
@@ -153,22 +187,28 @@ def streams_seconds(shape: Shape, run: Run, assumed: Assumptions) -> float:
     """Norms, activations, residual sums, rotations: elements that only pass through memory, bfloat16, forward, backward and again."""
     D, mlp = shape.d_model, shape.mlp_dim * (1.5 if shape.gated_mlp else 1.0)
     turns = 3.0 + (1.0 if run.remat == "full" else 0.0)
-    layers = shape.num_layers * (6.0 * D * run.stream_copies + 2.0 * mlp) * 2 * turns
+    layers = shape.num_layers * (6.0 * D * run.stream_copies + 2.0 * mlp) * 2 * turns * run.turns
     logits = shape.vocab_size * 4.0 * 4
     return run.tokens * (layers + logits) / (run.chip.hbm_bandwidth * assumed.memory)
 
 
 def weights_seconds(shape: Shape, run: Run, assumed: Assumptions) -> tuple[float, str]:
-    """Two gathers of the weights and one scatter of their gradients in bfloat16, for each microbatch; and the wire they go over."""
+    """Two gathers of the weights and one scatter of their gradients in bfloat16, for each microbatch; and the wire they go over.
+
+    In a pipeline a visit to a stage gathers the layers that it runs, so that each iteration moves them anew.
+    """
     n = run.cut
-    if n == 1 and run.slice_size == run.tensor:
+    if n == 1 and run.slice_size == run.tensor * run.stages_within:
         return 0.0, "ici"
-    held = 2.0 * shape.weights / run.tensor
-    moved = 3 * held * (n - 1) / n * run.grad_accum
-    copies = run.slice_size // (run.tensor * n)
+    held = 2.0 * n * run.held(shape)
+    layers = 2.0 * shape.num_layers * shape.layer_weights / (run.tensor * run.stages)
+    visits = run.pipeline.iterations / run.pipeline.repeats
+    moved = 3 * (held + layers * (visits - 1)) * (n - 1) / n * run.grad_accum
+    copies = run.slice_size // (run.tensor * run.stages_within * n)
     wire, speed = ring_bandwidth(run.chip, n * run.tensor, run.slice_size if run.chip.is_tpu else None)
     reached = assumed.network if wire == "network" else assumed.links
-    seconds = moved / (speed * reached) + 3 * shape.num_layers * run.grad_accum * hops(run.chip, n) * assumed.hop_seconds
+    gathers = shape.num_layers / run.stages * visits * run.grad_accum
+    seconds = moved / (speed * reached) + 3 * gathers * hops(run.chip, n) * assumed.hop_seconds
     if copies > 1:  # copies within a slice (hybrid sharding) sum their parts of the gradients
         over, between = ring_bandwidth(run.chip, run.slice_size, run.slice_size if run.chip.is_tpu else None)
         seconds += 2 * held / n * (copies - 1) / copies / (between * (assumed.network if over == "network" else assumed.links))
@@ -189,41 +229,59 @@ def tensor_seconds(shape: Shape, run: Run, assumed: Assumptions) -> float:
     if t == 1:
         return 0.0
     turns = 8 + (4 if run.remat == "full" else 0)
-    moved = turns * shape.num_layers * run.tokens * (t - 1) * shape.d_model * 2
+    moved = turns * shape.num_layers * run.tokens * run.turns * (t - 1) * shape.d_model * 2
     wire, speed = ring_bandwidth(run.chip, t, run.slice_size if run.chip.is_tpu else None)
+    return moved / (speed * (assumed.network if wire == "network" else assumed.links))
+
+
+def stages_seconds(shape: Shape, run: Run, assumed: Assumptions) -> float:
+    """Activations handed on in bfloat16, three times an iteration forward and backward (the state, and what waits before and after
+    it); with repeats also float32 weights to their stages, and their gradients back.
+    """
+    S, schedule = run.stages, run.pipeline
+    if S == 1:
+        return 0.0
+    one = run.tokens * S * run.stream_copies / schedule.microbatches * shape.d_model * 2  # a chip's part of a stage's microbatch
+    moved = 2 * 3 * schedule.iterations * one
+    if schedule.repeats > 1:
+        moved += 2 * 4.0 * shape.num_layers * shape.layer_weights / (S * run.cut * run.tensor) * (S - 1) / S * run.grad_accum
+    if run.stages_between:
+        return moved / (run.chip.network_bytes * assumed.network)
+    wire, speed = ring_bandwidth(run.chip, S * run.cut * run.tensor, run.slice_size if run.chip.is_tpu else None)
     return moved / (speed * (assumed.network if wire == "network" else assumed.links))
 
 
 def slices_seconds(shape: Shape, run: Run, assumed: Assumptions) -> float:
     """The sum of float32 gradients across slices, of the part that a chip holds."""
-    if run.slices == 1:
+    if run.slices == 1 or run.stages_between:
         return 0.0
-    held = 4.0 * shape.weights / (run.cut * run.tensor)
+    held = 4.0 * run.held(shape)
     return 2 * held * (run.slices - 1) / run.slices / (run.chip.network_bytes * assumed.network)
 
 
 def optimizer_seconds(shape: Shape, run: Run, assumed: Assumptions) -> float:
     """AdamW reads weights, two moments and gradients in float32, and writes three."""
-    return 7 * 4.0 * shape.weights / (run.cut * run.tensor) / (run.chip.hbm_bandwidth * assumed.memory)
+    return 7 * 4.0 * run.held(shape) / (run.chip.hbm_bandwidth * assumed.memory)
 
 
 def memory_bytes(shape: Shape, run: Run) -> dict[str, float]:
     """Bytes of one chip by what they are for: float32 weights, two moments and gradients, cut; activations as remat keeps them.
 
     Rough (a tenth and more): what the compiler holds besides differs by program. The compile is what decides.
+    A pipeline keeps what all its microbatches, and the bubble, leave in a stage's layers, and works on one microbatch at a time.
     """
-    share = shape.weights / (run.cut * run.tensor)
+    share = run.held(shape)
     tokens, D = run.rows * run.length, shape.d_model
     heads = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_size
     mlp = shape.mlp_dim * (3 if shape.gated_mlp else 2)
     D *= run.stream_copies
     kept = {"full": D, "minimal": D + 2 * heads + mlp, "dots": D + 2 * heads + mlp, "none": 4 * D + 3 * heads + 2 * mlp}[run.remat]
-    alive = 2 * D + heads + mlp  # of the layer at work
+    alive = 2 * D + heads + mlp / run.mlp_chunks  # of the layer at work
     return {
         "weights": 4 * share,
         "moments": 8 * share,
         "gradients": 4 * share if run.grad_accum > 1 else 2 * share,
-        "activations": 2 * tokens * (kept * shape.num_layers + alive),
+        "activations": 2 * tokens * (kept * shape.num_layers * run.turns + alive * run.stages / run.pipeline.microbatches),
         "gathered weights": 2 * 2 * shape.layer_weights / run.tensor,
         "logits": 6 * tokens * shape.vocab_size / run.loss_chunks,
     }
@@ -233,11 +291,12 @@ def scaling(shape: Shape, run: Run, chips: tuple[int, ...] = (16, 64, 256, 1024,
     """The same work a chip on more chips: slices are added where the chip's domain ends; of GPUs, nodes."""
     found = {}
     for n in chips:
-        if n % run.tensor:
-            continue
         domain = run.chip.domain if run.chip.is_tpu else n
-        slices = max(1, math.ceil(n / domain))
-        found[n] = estimate(shape, replace(run, chips=n, slices=slices, fsdp=min(run.fsdp, n // slices // run.tensor) if run.fsdp else 0))
+        more = replace(run, chips=n, slices=max(1, math.ceil(n / domain)))
+        if n % (run.tensor * run.stages) or (run.stages_between and run.stages % more.slices):
+            continue
+        cut = min(run.fsdp, more.slice_size // (run.tensor * more.stages_within)) if run.fsdp else 0
+        found[n] = estimate(shape, replace(more, fsdp=cut))
     return found
 
 

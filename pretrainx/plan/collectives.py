@@ -53,9 +53,9 @@ def collective(op: Op, computation: Computation, num_devices: int, *, asynchrono
     operand_bytes = sum(array.num_bytes for array in sent)
     if kind == "collective-permute":
         pairs = re.search(r"source_target_pairs=\{(\{[\d,{}]*\})\}", op.attributes)
-        first = re.findall(r"\{(\d+),(\d+)\}", pairs[1]) if pairs else []
-        members = tuple(int(n) for n in first[0]) if first else ()
-        return Collective(kind, _dtype(sent), operand_bytes, operand_bytes, max(2, len(members)), members, asynchronous)
+        ends = [(int(a), int(b)) for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[1])] if pairs else []
+        pair = next((pair for pair in ends if pair[0] != pair[1]), ())  # what stays where it is tells no axis
+        return Collective(kind, _dtype(sent), operand_bytes, operand_bytes, 2, pair, asynchronous)
     members = first_group(op.attributes, num_devices)
     n = len(members)
     if scattered and kind == "all-reduce":

@@ -40,6 +40,8 @@ def plan(experiment: Experiment, name: str, tokens: float | None = None, price: 
         "hbm_limit_bytes": place.chip.hbm_bytes / place.chip.devices,
         "uncut_weights": program.partitioner.uncut(program.skeleton.table()),
     }
+    if program.partitioner.schedule is not None:
+        result["pipeline"] = program.partitioner.schedule.facts
     start, cpu = time.perf_counter(), time.process_time()
     try:
         compiled = program.compile_train()

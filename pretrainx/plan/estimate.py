@@ -8,6 +8,7 @@ from pretrainx.plan import analytic
 from pretrainx.plan.analytic import Run, Shape
 from pretrainx.plan.cost import run_cost, run_flops
 from pretrainx.plan.topology import Topology
+from pretrainx.train import build
 from pretrainx.train.experiment import Experiment, lengths
 
 
@@ -23,11 +24,12 @@ def run_of(experiment: Experiment, topology: Topology, any_batch: bool = False) 
             f"model.name={model.name!r}: the analytic estimate knows models of one stack; leave --analytic out, for a TPU topology"
         )
     sizes = mesh.sizes(experiment.mesh, topology.num_devices)
-    shards = sizes["data"] * sizes["fsdp"]
-    if not any_batch and train.batch_size % (shards * train.grad_accum):
+    schedule = build.schedule_of(experiment, sizes["stage"])
+    shards, microbatches = sizes["data"] * sizes["fsdp"], train.grad_accum * (schedule.microbatches if schedule else 1)
+    if not any_batch and train.batch_size % (shards * microbatches):
         raise InputError(
-            f"train.batch_size {train.batch_size} does not spread over {shards} devices of the batch's axes in {train.grad_accum} "
-            f"microbatches; give a multiple of {shards * train.grad_accum}, such as {4 * shards * train.grad_accum}"
+            f"train.batch_size {train.batch_size} does not spread over {shards} devices of the batch's axes in {microbatches} "
+            f"microbatches; give a multiple of {shards * microbatches}, such as {4 * shards * microbatches}"
         )
     layout = layouts.resolve(experiment.layout)
     axes = {axis for rule in layout.weights.values() for axis in layouts.axes_of(rule)}
@@ -42,8 +44,12 @@ def run_of(experiment: Experiment, topology: Topology, any_batch: bool = False) 
         slices=topology.slices,
         grad_accum=train.grad_accum,
         loss_chunks=max(1, model.loss_chunks),
+        mlp_chunks=model.mlp_chunks,
         causal=model.causal,
         stream_cut=any("tensor" in layout.activations.get(dim, ()) for dim in ("length", "residual", "embed")),
+        pipeline=schedule or analytic.ONE_STAGE,
+        head_cut="fsdp" in axes,
+        stages_between=topology.slices > 1 and mesh.between_slices(sizes, topology.slices) == "stage",
     )  # fmt: skip
     return analytic.shape_of(model), run
 
@@ -75,6 +81,8 @@ def plan(experiment: Experiment, topology: Topology, tokens: float | None = None
         "binds": found.binds,
         "time_by_kind": found.parts,
     }
+    if run.stages > 1:
+        result["pipeline"] = run.pipeline.facts
     if not result["fits"]:
         result["advice"] = advice(memory, run)
     return result | totals(experiment, topology, result, tokens, price)
@@ -98,7 +106,7 @@ def advice(memory: dict[str, float], run: Run) -> str:
     largest = max(memory, key=lambda kind: memory[kind])
     state = largest in ("weights", "moments", "gradients", "gathered weights")
     if state:
-        if run.cut * run.tensor < run.slice_size:
+        if run.cut * run.tensor * run.stages_within < run.slice_size:
             return f"{largest} fill most: cut them over more chips (--config.layout=fsdp --config.mesh.fsdp=-1)"
         return f"{largest} fill most and are cut over the whole slice: take more chips, or chips with more memory"
     if largest == "logits":

@@ -1,6 +1,7 @@
 """The layouts of one experiment on one topology, ranked by the analytic step time: mesh shapes, sequence cuts, remat, microbatches.
 
-What the analytic memory says does not fit is dropped before anything is compiled; the best few are then worth a compile each.
+What the analytic memory says does not fit is dropped before anything is compiled; the best few are then worth a compile each. Stages of a
+pipeline stay as the config has them.
 """
 
 from collections.abc import Callable, Iterator
@@ -55,26 +56,28 @@ def with_layout(
     shape: Shape, run: Run, topology: Topology, batch_size: int, layout: str, tensor: int, copies: int, remat: str, grad_accum: int
 ) -> Candidate | None:  # fmt: skip
     """One candidate; None where its axes do not divide the model, the batch or the slice."""
-    devices = topology.chip.devices
+    devices, stages, slices = topology.chip.devices, run.stages_within, 1 if run.stages_between else topology.slices
     slice_devices = topology.slice_chips * devices
-    if slice_devices % (tensor * copies) or any(n % tensor for n in (shape.num_heads, shape.num_kv_heads, shape.mlp_dim, shape.vocab_size)):
+    cut = (shape.num_heads, shape.num_kv_heads, shape.mlp_dim, shape.vocab_size)
+    if slice_devices % (tensor * stages * copies) or any(size % tensor for size in cut):
         return None
     if tensor > 1 and not topology.chip.torus and tensor > topology.chip.domain:
         return None
     if layout == "fsdp_tp_sequence" and run.length % tensor:
         return None
-    fsdp = slice_devices // (tensor * copies)
-    data = topology.slices * copies
+    fsdp = slice_devices // (tensor * stages * copies)
+    data = slices * copies
     if fsdp == 1 and copies > 1:  # weights that nobody cuts are the layouts dp and zero1: nothing to gather, and no room
         return None
-    if batch_size % (fsdp * data * grad_accum) or shape.d_model % fsdp:
+    if batch_size % (fsdp * data * run.pipeline.microbatches * grad_accum) or shape.d_model % (fsdp * run.stages):
         return None
     placed = replace(
         run, tensor=max(1, tensor // devices), fsdp=max(1, fsdp // (1 if tensor > 1 else devices)), remat=remat, grad_accum=grad_accum,
         rows=batch_size / topology.chips / grad_accum, slices=topology.slices, stream_cut=layout != "fsdp_tp",
     )  # fmt: skip
     flags = (
-        f"--config.mesh.data={data}", f"--config.mesh.fsdp={fsdp}", f"--config.mesh.tensor={tensor}", f"--config.train.remat={remat}",
+        f"--config.mesh.data={data}", f"--config.mesh.fsdp={fsdp}", f"--config.mesh.tensor={tensor}",
+        *([f"--config.mesh.stage={run.stages}"] if run.stages > 1 else []), f"--config.train.remat={remat}",
         f"--config.train.grad_accum={grad_accum}",
     )  # fmt: skip
     memory = sum(analytic.memory_bytes(shape, placed).values())
@@ -92,7 +95,12 @@ def table(candidates: list[Candidate], tried: int, most: int = 10) -> dict[str, 
 
 def to_compile(candidates: list[Candidate], most: int) -> Iterator[tuple[Candidate, str]]:
     """The first `most` (candidate, layout) to compile: by rank, each in the layouts that the estimate holds alike."""
-    pairs = ((candidate, layout) for candidate in candidates for layout in ALIKE[candidate.layout])
+    pairs = (
+        (candidate, layout)
+        for candidate in candidates
+        for layout in ALIKE[candidate.layout]
+        if layout != "fsdp_manual" or candidate.run.stages == 1
+    )
     for _, pair in zip(range(most), pairs, strict=False):
         yield pair
 

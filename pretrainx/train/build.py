@@ -28,6 +28,7 @@ from pretrainx.optim import build as optimizers
 from pretrainx.optim import schedules
 from pretrainx.parallel import layouts, mesh
 from pretrainx.parallel.layouts import axes_of
+from pretrainx.parallel.pipeline import PER_STAGE, Schedule
 from pretrainx.parallel.shard import Dims, Partitioner
 from pretrainx.train import offload
 from pretrainx.train import state as states
@@ -168,8 +169,41 @@ def make_skeleton(experiment: Experiment, devices: Sequence[Any] | None = None) 
     # Sizes that a stack of another width has too must fit (ELECTRA's generator).
     widths = [tower.config.mlp_dim for tower in model.towers]
     layout = layouts.settle(layout, {"vocab": model.vocab_size, "mlp": math.gcd(*widths)}, made.shape)
-    partitioner = Partitioner(made, layout)
+    schedule = schedule_of(experiment, made.shape["stage"])
+    partitioner = Partitioner(made, layout) if schedule is None else Partitioner(made, layouts.staged(layout), schedule=schedule)
     return skeletons.build(experiment.model_module, experiment.model, partitioner)
+
+
+def schedule_of(experiment: Experiment, stages: int) -> Schedule | None:
+    """How batches pass through a pipeline of so many stages; None: there is one.
+
+    Raises:
+      InputError: a model, layout or number of microbatches that a pipeline cannot have.
+    """
+    if stages == 1:
+        return None
+    model, train = experiment.model, experiment.train
+    schedule = Schedule(stages, train.pipeline_microbatches or PER_STAGE * stages, train.pipeline_repeats)
+    if layouts.resolve(experiment.layout).manual:
+        raise InputError(f"mesh.stage={stages}: a manual layout has no pipeline; choose layout='fsdp', or mesh.stage=1")
+    if any(tower.memory for tower in model.towers):
+        raise InputError(
+            f"mesh.stage={stages}: model.name {model.name!r} has a decoder whose layers all look into an encoder, and a pipeline takes "
+            "models of one kind of stack (decoders and encoders); set mesh.stage=1, and cut it by layout='fsdp' or 'fsdp_tp'"
+        )
+    if schedule.microbatches % stages:
+        turns = schedule.microbatches // stages
+        raise InputError(
+            f"train.pipeline_microbatches {schedule.microbatches} is no multiple of mesh.stage {stages}: microbatches pass in turns of one "
+            f"for each stage; give {' or '.join(str(n * stages) for n in (turns, turns + 1) if n)}"
+        )
+    visits = stages * schedule.repeats
+    if model.num_layers % visits:
+        raise InputError(
+            f"model.num_layers {model.num_layers} is not divisible by mesh.stage {stages} x train.pipeline_repeats {schedule.repeats}; "
+            f"stages have equally many layers, so stage x repeats may be {mesh.divisors(model.num_layers)}"
+        )
+    return schedule
 
 
 MODELS = {

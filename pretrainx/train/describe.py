@@ -52,6 +52,11 @@ def compile_and_say(program: Program, mixture: Mixture) -> Any:
             )
     mesh, rows = facts["mesh"], facts["batch_per_shard"]
     log(f"  mesh {mesh}, {rows} rows a shard, {facts['tokens_per_step']:,} tokens a step, {facts['steps']:,} steps")
+    if (schedule := program.partitioner.schedule) is not None:
+        log(
+            f"  pipeline of {schedule.stages} stages, {schedule.microbatches} microbatches x {schedule.repeats}: {schedule.iterations} "
+            f"iterations, {schedule.bubble:.1%} of them bubble"
+        )
     single, unused = program.partitioner.idle_axes()
     if single and program.partitioner.mesh.size > 1:
         log(f"  note: the layout shards over {', '.join(single)}, whose size is 1 in this mesh: nothing is sharded there")

@@ -284,7 +284,7 @@ def parse_mesh(text: str) -> tuple[list[str], int]:
 
     >>> parse_mesh("fsdp=2,layout=fsdp")
     (['--config.mesh.data=1', '--config.mesh.fsdp=2', '--config.mesh.tensor=1', '--config.mesh.sequence=1', '--config.mesh.expert=1', \
-'--config.layout=fsdp'], 2)
+'--config.mesh.stage=1', '--config.layout=fsdp'], 2)
     """
     sizes, words, devices = {name: 1 for name in Mesh.__dataclass_fields__}, [], 1
     for part in text.split(","):

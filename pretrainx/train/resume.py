@@ -14,10 +14,11 @@ from pretrainx.train.checkpoint import Checkpoints
 FREE = (
     "mesh.", "layout", "checkpoint.", "eval.", "log.",
     "train.stop_at", "train.max_bad_steps", "train.max_rewinds", "train.recheck_every", "train.watchdog_seconds", "train.remat",
-    "train.offload_optimizer",
+    "train.offload_optimizer", "train.pipeline_microbatches", "train.pipeline_repeats",
     "data.prefetch", "data.workers", "data.cache_dir", "data.module", "data.corpora", "data.cache_shards", "data.max_document_bytes",
     "data.encoding_errors", "data.vocabulary", "data.max_epochs", "data.decontaminated",
     "model.attention_kernel", "model.remat", "model.dtype", "model.param_dtype", "model.scan_layers", "model.loss_chunks",
+    "model.mlp_chunks",
 )  # fmt: skip
 # Flagged: another run from here on. --allow_change=PATH says that it is meant.
 FLAGGED = (
