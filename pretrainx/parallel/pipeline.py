@@ -77,17 +77,19 @@ def by_stage(weights: Any, schedule: Schedule, mesh: Mesh) -> Any:
     if R == 1:
         return jax.tree.map(lambda w: w.reshape(S, 1, -1, *w.shape[1:]), weights)
     rounds = exchanges(S, R)
+    # [S, R]: each stage gets its own places, since not every program with axes that are the compiler's lets it ask for its index.
+    sends, puts = (jnp.stack([jnp.asarray(turn[i]) for turn in rounds], 1) for i in (0, 1))
 
-    def moved(w: jax.Array) -> jax.Array:
+    def moved(w: jax.Array, sends: jax.Array, puts: jax.Array) -> jax.Array:
         runs = w.reshape(R, -1, *w.shape[1:])
-        here, out = jax.lax.axis_index(STAGE), jnp.zeros_like(runs)
-        for sent, put in rounds:
+        out = jnp.zeros_like(runs)
+        for i, (sent, _) in enumerate(rounds):
             pairs = [(d, int((d * R + sent[d]) % S)) for d in range(S)]
-            run = jax.lax.dynamic_index_in_dim(runs, jnp.asarray(sent)[here], keepdims=False)
-            out = jax.lax.dynamic_update_index_in_dim(out, jax.lax.ppermute(run, STAGE, pairs), jnp.asarray(put)[here], 0)
+            run = jax.lax.dynamic_index_in_dim(runs, sends[0, i], keepdims=False)
+            out = jax.lax.dynamic_update_index_in_dim(out, jax.lax.ppermute(run, STAGE, pairs), puts[0, i], 0)
         return out[None]
 
-    return jax.tree.map(on_stages(moved, mesh), weights)
+    return jax.tree.map(lambda w: on_stages(moved, mesh)(w, sends, puts), weights)
 
 
 def deal(x: jax.Array, schedule: Schedule) -> jax.Array:
@@ -111,8 +113,8 @@ def shift(x: jax.Array, by: int, mesh: Mesh) -> jax.Array:
     return on_stages(lambda own: jax.lax.ppermute(own, STAGE, pairs), mesh)(x)
 
 
-def on_stages(function: Callable[[jax.Array], jax.Array], mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    """`function` of each stage's part of an array whose first dim lies on `stage`; the other axes stay the compiler's."""
+def on_stages(function: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
+    """`function` of each stage's part of arrays whose first dim lies on `stage`; the other axes stay the compiler's."""
     at = PartitionSpec(STAGE)
     return jax.shard_map(function, mesh=mesh, in_specs=at, out_specs=at, axis_names={STAGE}, check_vma=False)
 
