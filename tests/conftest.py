@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from support import BYTES, documents, write_split
+from support import BYTES, documents, write_split, write_topics
 
 from pretrainx.data.cache import TokenCache
 
@@ -31,8 +31,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two corpora of Python's own help texts: `topics` (two shards, ragged end) and `short` (documents of few bytes)."""
     folder = tmp_path_factory.mktemp("cache")
     texts = documents()
-    write_split(folder, "topics", "train", texts[:60])
-    write_split(folder, "topics", "validation", texts[60:66])
+    write_topics(folder, texts)
     short = [text[:n] for text in texts for n in (1, 3, 17)]
     write_split(folder, "short", "train", short, num_shards=3)
     write_split(folder, "short", "validation", short[:40], num_shards=1)

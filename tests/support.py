@@ -54,6 +54,12 @@ def write_split(
     return folder
 
 
+def write_topics(cache_dir: Path, texts: Sequence[str]) -> None:
+    """The corpus `topics` of most tests: two shards to train on, and six documents held out."""
+    write_split(cache_dir, "topics", "train", texts[:60])
+    write_split(cache_dir, "topics", "validation", texts[60:66])
+
+
 TINY: dict[str, dict[str, Any]] = {
     "data": {"mixture": {"topics": 1.0}, "sequence_length": 32},
     "model": {"name": "decoder", "d_model": 32, "num_layers": 2, "num_heads": 4, "mlp_dim": 64},

@@ -63,8 +63,7 @@ def test_what_is_golden_is_what_the_layouts_are_for(cache_dir: Path) -> None:
 def write() -> None:
     """Writes the golden file, in a session of its own so that the devices and flags are the tests'."""
     code = "import conftest, json, tempfile; from pathlib import Path; import test_collectives as t; from support import *\n"
-    code += "folder = Path(tempfile.mkdtemp()); texts = documents(); write_split(folder, 'topics', 'train', texts[:60])\n"
-    code += "write_split(folder, 'topics', 'validation', texts[60:66])\n"
+    code += "folder = Path(tempfile.mkdtemp()); write_topics(folder, documents())\n"
     code += "t.GOLDEN.write_text(json.dumps({n: t.sent(folder, n) for n in t.NAMES}, indent=1, sort_keys=True) + '\\n')"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

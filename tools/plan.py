@@ -1,6 +1,7 @@
 """Tells what a config's training will hold, take and cost on TPUs and GPUs that are not here: the real step compiled, or an estimate."""
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -124,10 +125,10 @@ def searched(config: Any, place: Any, words: list[str], args: argparse.Namespace
     candidates, tried = search.search(shape, run, place, checked.train.batch_size)
     found = {"topology": place.name} | search.table(candidates, tried)
     if args.compile and place.compiles and not args.analytic:
-        most, number = min(args.compile, len(list(search.to_compile(candidates, args.compile)))), iter(range(1, args.compile + 1))
+        most, numbers = len(list(search.to_compile(candidates, args.compile))), itertools.count(1)
 
         def compile_with(flags: list[str]) -> dict[str, Any]:
-            log(f"{next(number)} of {most}: {' '.join(flags)}")
+            log(f"{next(numbers)} of {most}: {' '.join(flags)}")
             return in_a_process_of_its_own([*words, *flags], place.name)
 
         rows = search.compiled(candidates, args.compile, compile_with)
@@ -207,7 +208,9 @@ def show(result: dict[str, Any]) -> None:
     print(f"{result['topology']}: {result['chips']} chips, mesh {result['mesh']}, {result['parameters']:,} parameters, {result['source']}")
     print(f"  {result['tokens_per_step']:,} tokens and {result['model_flops_per_step'] / 1e12:,.0f} model TFLOP a step")
     if "pipeline" in result:
-        print("  " + pipeline_line(result["pipeline"]))
+        from pretrainx.parallel import pipeline
+
+        print(f"  {pipeline.line(result['pipeline'])}")
     if not result["fits"]:
         print(f"  does not fit: {result.get('refusal') or 'the estimate is beyond the chip'}")
         if result.get("advice"):
@@ -228,13 +231,6 @@ def show(result: dict[str, Any]) -> None:
     if "kernel_calls" in result:
         when = "earlier, in" if result.get("kept") else "in"
         print(f"  {result['kernel_calls']} kernel calls; compiled {when} {result['compile_seconds']:.0f} s")
-
-
-def pipeline_line(facts: dict[str, Any]) -> str:
-    return (
-        f"pipeline of {facts['stages']} stages: {facts['microbatches']} microbatches x {facts['repeats']} in {facts['iterations']} "
-        f"iterations, {facts['bubble']:.1%} of them bubble"
-    )
 
 
 def show_search(result: dict[str, Any]) -> None:

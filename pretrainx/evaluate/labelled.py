@@ -49,7 +49,7 @@ def device_batches(
 
     `batch_size` is rounded up to what the mesh's batch shards divide.
     """
-    size = -(-batch_size // partitioner.batch_multiple) * partitioner.batch_multiple
+    size = partitioner.round_up(batch_size)
     starts: Any = range(0, len(records), size)
     for start in progress(starts, len(starts), show, "batches") if show else starts:
         rows = [objective.example(record, np.random.default_rng(0)) for record in records[start : start + size]]

@@ -111,7 +111,7 @@ class Evaluator:
     ):  # fmt: skip
         partitioner, mixture = skeleton.partitioner, with_stride(mixture, stride)
         self.mixture, self.max_rows, self.show = mixture, max_rows, show
-        self.batch_size = -(-batch_size // partitioner.batch_multiple) * partitioner.batch_multiple
+        self.batch_size = partitioner.round_up(batch_size)
         self.builder, self.stride = RowBuilder(mixture), stride
         self.shardings = {name: partitioner.batch(len(shape)) for name, (shape, _) in self.builder.batch_spec(self.batch_size).items()}
         self.by_document = by_document and any(source.objective_name == "causal" for source in mixture.sources)

@@ -68,4 +68,5 @@ def policy(name: str) -> Policy | None:
 
 def within(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A part of a layer, in a loop inside it, that keeps what the layer's policy of this name does: else the loop would keep all."""
-    return function if name == "none" else jax.checkpoint(function, policy=policy(name), prevent_cse=False)
+    kept = policy(name)
+    return function if kept is None else jax.checkpoint(function, policy=kept, prevent_cse=False)

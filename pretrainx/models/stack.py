@@ -225,16 +225,12 @@ class Stack(nnx.Module):
             layer_weights = self.whole(layer_weights)
             return nnx.merge(graph, layer_weights)(x, places, attend, memory, cached, layer_memory, layer_key, rows), None
 
-        policy = self.policy
+        policy = remat.policy(self.config.remat)
         if self.partitioner.inside and policy is None:
             policy = _all_but_weights
         if policy is None or not keeps:
             return layer
         return jax.checkpoint(layer, policy=policy, prevent_cse=not self.config.scan_layers)
-
-    @property
-    def policy(self) -> remat.Policy | None:
-        return None if self.config.remat == "none" else remat.policy(self.config.remat)
 
     def in_turn(self, layer: Callable[..., Any], carry: Any, order: Any, inputs: Any) -> Any:
         """The carry after these layers: a scan over their stacked inputs, or one after the other where the config unrolls them."""
@@ -265,7 +261,7 @@ class Stack(nnx.Module):
 
             return self.in_turn(begun, (x, None), numbers, (numbers, weights, None, None if keys is None else keys[numbers]))[0]
 
-        stream, keep = ("batch", "residual", "embed"), _in_a_pipeline(self.policy)
+        stream, keep = ("batch", "residual", "embed"), _in_a_pipeline(remat.policy(self.config.remat))
         x = pipeline.run(stage, x, weights, by_row, schedule, mesh, inner.constrain, stream, keep)
         return self.partitioner.constrain(x, *stream)
 

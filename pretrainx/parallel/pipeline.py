@@ -9,7 +9,7 @@ Legend: S stages, M microbatches, R repeats, K layers of one visit (layers = R S
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,6 +47,14 @@ class Schedule:
     def facts(self) -> dict[str, float]:
         """As logs and plans tell them."""
         return asdict(self) | {"iterations": self.iterations, "bubble": self.bubble}
+
+
+def line(facts: Mapping[str, float]) -> str:
+    """A schedule's facts in one line."""
+    return (
+        f"pipeline of {facts['stages']} stages, {facts['microbatches']} microbatches x {facts['repeats']}: {facts['iterations']} "
+        f"iterations, {facts['bubble']:.1%} of them bubble"
+    )
 
 
 def exchanges(stages: int, repeats: int) -> list[tuple[np.ndarray, np.ndarray]]:

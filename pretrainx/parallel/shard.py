@@ -196,6 +196,10 @@ class Partitioner:
         """Rows of which a batch should be a multiple: the batch shards, or those of each of the pipeline's microbatches."""
         return self.batch_shards if self.schedule is None else self.of_stage.batch_shards * self.schedule.microbatches
 
+    def round_up(self, rows: int) -> int:
+        """The next multiple of `batch_multiple`."""
+        return -(-rows // self.batch_multiple) * self.batch_multiple
+
     def axis_size(self, axes: str | tuple[str, ...]) -> int:
         return int(np.prod([self.mesh.shape[a] for a in axes_of(axes)], dtype=int))
 

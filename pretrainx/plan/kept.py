@@ -3,11 +3,10 @@
 import hashlib
 import json
 import os
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pretrainx.core import files
+from pretrainx.core import files, versions
 
 COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "nvidia-cudnn-cu13", "flax", "optax", "qwix")
 PACKAGE = Path(__file__).parents[1]
@@ -23,16 +22,8 @@ def path_of(made_from: dict[str, Any]) -> Path:
     code = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         code.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
-    versions = {name: version(name) for name in COMPILERS}
-    whole = json.dumps([made_from, code.hexdigest(), versions], sort_keys=True, default=str)
+    whole = json.dumps([made_from, code.hexdigest(), versions.installed(COMPILERS)], sort_keys=True, default=str)
     return folder() / f"{hashlib.sha256(whole.encode()).hexdigest()[:32]}.json"
-
-
-def version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def read(path: Path) -> dict[str, Any] | None:

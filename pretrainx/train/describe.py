@@ -9,6 +9,7 @@ from typing import Any
 from pretrainx.core import versions
 from pretrainx.core.logs import log
 from pretrainx.data.loader import Mixture
+from pretrainx.parallel import pipeline
 from pretrainx.train.build import Program
 from pretrainx.train.state import table_text
 
@@ -53,10 +54,7 @@ def compile_and_say(program: Program, mixture: Mixture) -> Any:
     mesh, rows = facts["mesh"], facts["batch_per_shard"]
     log(f"  mesh {mesh}, {rows} rows a shard, {facts['tokens_per_step']:,} tokens a step, {facts['steps']:,} steps")
     if (schedule := program.partitioner.schedule) is not None:
-        log(
-            f"  pipeline of {schedule.stages} stages, {schedule.microbatches} microbatches x {schedule.repeats}: {schedule.iterations} "
-            f"iterations, {schedule.bubble:.1%} of them bubble"
-        )
+        log(f"  {pipeline.line(schedule.facts)}")
     single, unused = program.partitioner.idle_axes()
     if single and program.partitioner.mesh.size > 1:
         log(f"  note: the layout shards over {', '.join(single)}, whose size is 1 in this mesh: nothing is sharded there")
