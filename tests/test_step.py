@@ -113,17 +113,18 @@ def test_dropout_is_a_function_of_seed_and_step(cache_dir: Path, family: dict[st
     assert losses(2**-17)[0] == plain  # rounds to none
 
 
-def test_word_dropout_drops_whole_tokens(cache_dir: Path) -> None:
-    """In training alone: a share of the embedder's vectors has no word in it, the others are scaled up by as much."""
+def test_word_dropout_reads_unknown_tokens(cache_dir: Path) -> None:
+    """In training alone: a share of the tokens is read as the vocabulary's unknown one, the others as they are."""
     program, _, _ = program_of(cache_dir, model={"word_dropout": 0.25})
     model = program.skeleton.merge(numpy_params(program.skeleton))
     tokens = jnp.arange(5, 4 + 4096)[None] % 200 + 5
     batch = {"tokens": tokens, "positions": jnp.arange(tokens.shape[1])[None]}
     plain = np.asarray(model.embedder(batch))[0]
     dropped = np.asarray(model.embedder(batch | {"dropout_key": jax.random.key(0)}))[0]
-    gone = ~dropped.any(axis=1)
+    unknown = np.asarray(model.embedder(batch | {"tokens": jnp.full_like(tokens, program.experiment.model.unknown_id)}))[0]
+    gone = (dropped == unknown).all(axis=1)
     assert abs(gone.mean() - 0.25) < 0.04  # over five standard deviations of 4,091 tokens
-    np.testing.assert_allclose(dropped[~gone], plain[~gone] / 0.75, rtol=1e-5)
+    assert program.experiment.model.unknown_id == 2 and (dropped[~gone] == plain[~gone]).all()
 
 
 def test_a_batch_without_targets_is_a_step_of_zero_loss(plain: tuple[Program, Any, list[dict[str, np.ndarray]]]) -> None:

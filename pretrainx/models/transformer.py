@@ -89,7 +89,8 @@ class TransformerConfig:
     lora_alpha: Positive = 16.0
     lora_targets: tuple[str, ...] = ("*attention/query", "*attention/value")
     dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0  # of embeddings and of what each branch adds, while training
-    word_dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0  # of tokens: their embedding is dropped whole (Iyyer 2015, section 3)
+    word_dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0  # of tokens, while training: read as the unknown one (Iyyer 2015, section 3)
+    unknown_id: OptionalSize = 0  # that a dropped token is read as; 0: the vocabulary's
     mlp_chunks: Size = 1  # the MLP runs over the tokens in so many parts: less memory while a layer is done again, same result
     loss_chunks: Size = 1  # the head and the loss run over the sequence in so many parts: less memory, same result
     scan_layers: bool = True

@@ -73,14 +73,20 @@ def load(config: Config) -> Experiment:
 
 
 def with_vocabulary(experiment: Experiment, vocabulary: Vocabulary) -> Experiment:
-    """The experiment with `model.vocab_size` settled: as given, if it holds the vocabulary, else the vocabulary's."""
-    size = experiment.model.vocab_size
+    """The experiment with `model.vocab_size` settled (as given, if it holds the vocabulary, else the vocabulary's), and `unknown_id`."""
+    model = experiment.model
+    size, unknown = model.vocab_size, model.unknown_id or vocabulary.special.unk
     if size and size < vocabulary.size:
         raise InputError(
             f"model.vocab_size {size} is smaller than the data's vocabulary ({vocabulary.kind}, {vocabulary.size} ids): "
             f"token ids would lie outside the embedding; set it to {vocabulary.size} or more, or to 0 to take the data's"
         )
-    return replace(experiment, model=replace(experiment.model, vocab_size=size or vocabulary.size))
+    if model.word_dropout and not 0 <= unknown < (size or vocabulary.size):
+        raise InputError(
+            f"model.word_dropout {model.word_dropout}: the data's vocabulary ({vocabulary.kind}) has no unknown token to read instead of "
+            "those dropped; set model.unknown_id to one of its ids, or word_dropout to 0"
+        )
+    return replace(experiment, model=replace(model, vocab_size=size or vocabulary.size, unknown_id=max(unknown, 0)))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ FLAGGED = (
     "model.attention_scale", "model.attention_softcap", "model.attention_window", "model.logit_scale", "model.logit_softcap",
     "model.init_std",
     "model.depth_scaled_init", "model.embed_init_std", "model.head_init_std", "model.embed_scale", "model.pooling", "model.dropout",
-    "model.word_dropout", "model.lora_alpha", "model.matmul",
+    "model.word_dropout", "model.unknown_id", "model.lora_alpha", "model.matmul",
 )  # fmt: skip
 # Refused: the checkpoint's arrays are of other shapes, so no flag helps. Where a value happens to shape nothing (a table of positions
 # that this model lacks), its change is flagged.
