@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_config_flags(parser)
     parser.add_argument("--workdir", type=Path, help="folder of the grid (default: runs/<config name>)")
-    parser.add_argument("--seeds", type=int, default=5, help="so many, from 0 (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="so many (default: %(default)s)")
+    parser.add_argument("--first_seed", type=int, default=0, help="of them (default: %(default)s)")
     parser.add_argument("--lrs", type=float, nargs="+", default=[], help="peak learning rates (default: the config's)")
     parser.add_argument("--choose", default="validation", help="split that the learning rate is chosen on (default: %(default)s)")
     parser.add_argument("--report", default="", help="split that is reported (default: that of --choose)")
@@ -32,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     args, config = cli.parse_config_args(parser, argv)
     if args.seeds < 1:
         raise InputError(f"--seeds {args.seeds}: accepted are 1 and more")
+    if args.first_seed < 0:
+        raise InputError(f"--first_seed {args.first_seed}: accepted are 0 and more")
     if any(lr <= 0 for lr in args.lrs):
         raise InputError(f"--lrs {args.lrs}: accepted are numbers above 0")
 
@@ -47,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         log(f"note: the learning rate is chosen and reported on {report}, which flatters it; name another split with --report")
     folder = args.workdir or Path("runs") / config.name
     rates = args.lrs or [experiments.load(config).optim.peak_lr]
-    cells = finetune.grid(config, folder, range(args.seeds), rates, tuple(dict.fromkeys((args.choose, report))))
+    cells = finetune.grid(
+        config, folder, range(args.first_seed, args.first_seed + args.seeds), rates, tuple(dict.fromkeys((args.choose, report)))
+    )
     found = {"corpus": target.name, "init_from": config.init_from} | finetune.summary(cells, args.choose, report)
     files.write_json(folder / "grid.json", found)
     if args.json:
