@@ -20,7 +20,7 @@ from pretrainx.plan.jaxpr import count_flops
 
 PARTS = (
     "save:attention_out",
-    "save:query,key,value,attention_out,mlp_in,mlp_hidden",
+    "save:query,key,value,attention_out,mlp_in,mlp_up,mlp_gate,mlp_hidden",
     "offload:mlp_in",
     "save:attention_out+offload:mlp_hidden, mlp_in",
 )
@@ -64,6 +64,7 @@ def kept_by(name: str) -> str:
         ("full", set(), 0),
         ("attention_out", {"attention_out"}, 0),
         ("save:mlp_in,query", {"mlp_in", "query"}, 0),
+        ("save:mlp_up,mlp_gate", {"mlp_up", "mlp_gate"}, 0),
         ("save:key, value + offload:mlp_in,mlp_hidden", {"key", "value"}, 2),
         ("offload_attention_out", set(), 1),
         ("minimal_attention_out", {"attention_out"}, 0),

@@ -201,9 +201,8 @@ class MLP(nnx.Module):
         """Of some of the tokens."""
         act, x_BLD = ACTIVATIONS[self.activation], checkpoint_name(x_BLD, "mlp_in")
         up = project(x_BLD, weights["up"], **self.how)
-        if self.biased:
-            up = up + weights["up_bias"]
-        hidden = act(project(x_BLD, weights["gate"], **self.how)) * up if self.gated else act(up)
+        up = checkpoint_name(up + weights["up_bias"] if self.biased else up, "mlp_up")
+        hidden = act(checkpoint_name(project(x_BLD, weights["gate"], **self.how), "mlp_gate")) * up if self.gated else act(up)
         hidden = checkpoint_name(self.constrain(hidden, "batch", "length", "mlp"), "mlp_hidden")
         out = project(hidden, weights["down"], **self.how)
         return out + weights["down_bias"] if self.biased else out

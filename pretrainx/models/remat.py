@@ -5,7 +5,8 @@ Parts of a layer have names (`jax.ad_checkpoint.checkpoint_name`), so that a con
   query, key, value   as attention reads them, with their rotation
   attention_out       what attention's kernel gives; the kernel's own sums go with it, so that it need not run again
   mlp_in              what the MLP reads
-  mlp_hidden          what lies between its matrices: the largest
+  mlp_up, mlp_gate    what its first matrices give, before the activation: the largest, each
+  mlp_hidden          what its last matrix reads: as large, and little work to do again from mlp_up and mlp_gate
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import jax
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.parallel.mesh import HOST_MEMORY
 
-NAMES = ("query", "key", "value", "attention_out", "mlp_in", "mlp_hidden")
+NAMES = ("query", "key", "value", "attention_out", "mlp_in", "mlp_up", "mlp_gate", "mlp_hidden")
 _PART = "save:NAMES, offload:NAMES, or both with + between, of " + ", ".join(NAMES)
 
 Policy = Callable[..., Any]
