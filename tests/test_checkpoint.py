@@ -237,3 +237,18 @@ def test_steps_that_are_not_finite_stop_the_run(cache_dir: Path, tmp_path: Path,
     state = prepared.checkpoints.restore(prepared.step, prepared.program.abstract_state, prepared.program.state_shardings)
     assert int(state.skipped) == int(state.skipped_in_a_row) == prepared.step - 4 >= 3
     assert states.sha256(state) == before["state_sha256"]
+
+
+def test_a_run_goes_on_in_float16_and_back(cache_dir: Path, tmp_path: Path) -> None:
+    """The loss scale begins anew, or is left behind; moments and weights are those of the checkpoint."""
+    wanted = run(cache_dir, tmp_path / "plain", train={"dtype": "float32", "stop_at": 5})
+    dtypes = {2: "float32", 4: "float16", 5: "float32"}
+    for stop, dtype in dtypes.items():
+        found = run(cache_dir, tmp_path / "switched", ("train.dtype",), train={"dtype": dtype, "stop_at": stop})
+    assert found["step"] == 5 and found["skipped"] == 0
+    assert 0 < abs(found["loss"] - wanted["loss"]) < 2e-3 * wanted["loss"]  # two steps had three digits
+
+
+def test_another_optimizers_state_is_refused(cache_dir: Path, half: Path) -> None:
+    with pytest.raises(InputError, match=r"the optimizer's state in the checkpoint is another's: .* here; go back .*--config.init_from="):
+        loop.prepare(experiment(cache_dir, **(RUN | {"optim": {"name": "muon"}})), half, ("optim",))

@@ -21,9 +21,9 @@ from pretrainx.core.errors import InputError, Interrupted, SaveFailed
 from pretrainx.core.logs import log
 from pretrainx.models.skeleton import Params
 from pretrainx.parallel.multihost import is_first, sum_over_processes
-from pretrainx.train import digests
+from pretrainx.train import digests, loss_scale
 from pretrainx.train.guards import faults
-from pretrainx.train.state import State
+from pretrainx.train.state import State, shapes_by_path
 
 ITEMS = ("params", "rest", "facts")
 UNFINISHED = "*.orbax-checkpoint-tmp*"
@@ -219,24 +219,39 @@ class Checkpoints:
         except (ValueError, OSError, KeyError, RecursionError) as error:  # of a checkpoint without digests: others were compared
             raise InputError(f"{self.folder}: the facts of step {step} cannot be read: {type(error).__name__}: {error}") from None
 
+    def optimizer_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """{path: shape} of the optimizer's arrays at a step."""
+        self._require_whole(step)
+        found = ocp.PyTreeCheckpointHandler().metadata(self.folder / str(step) / "rest")
+        return shapes_by_path(found.tree["opt_state"])
+
     def restore(self, step: int, abstract: State, shardings: State) -> State:
-        """The state of a step, on whatever mesh the shardings say."""
+        """The state of a step, on whatever mesh the shardings say; a loss scale (float16) begins anew, or is left behind."""
         like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-        rest = {"step": like.step, "opt_state": like.opt_state, "skipped": like.skipped, "skipped_in_a_row": like.skipped_in_a_row}
+        has_scale = "scale" in self.optimizer_shapes(step)
+        opt_state = loss_scale.as_stored(
+            like.opt_state, has_scale, lambda dtype: jax.ShapeDtypeStruct((), dtype, sharding=like.step.sharding)
+        )
+        rest = {"step": like.step, "opt_state": opt_state, "skipped": like.skipped, "skipped_in_a_row": like.skipped_in_a_row}
         found = self._restore(step, params=ocp.args.StandardRestore(like.params), rest=ocp.args.StandardRestore(rest))
+        found["rest"]["opt_state"] = loss_scale.as_wanted(found["rest"]["opt_state"], like.opt_state)
         return State(params=found["params"], **found["rest"])
 
     def restore_params(self, step: int, abstract: Params, shardings: Params) -> Params:
         like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         return self._restore(step, params=ocp.args.StandardRestore(like))["params"]
 
-    def _restore(self, step: int, **items: Any) -> Any:
+    def _require_whole(self, step: int) -> None:
         there = ", ".join(map(str, self.steps())) or "none"
         if step not in self.steps() or self._manager is None:
             raise InputError(f"{self.folder}: no checkpoint of step {step}; those there: {there}")
         if step not in self._whole and (what := digests.problem(self.folder / str(step))):
             raise InputError(f"{self.folder}: the checkpoint of step {step} is damaged: {what}; those there: {there}")
         self._whole.add(step)
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        self._require_whole(step)
+        assert self._manager is not None
         return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ from pretrainx.train.guards.watchdog import Watchdog
 from pretrainx.train.progress import Progress
 from pretrainx.train.report import Reporter, evaluated, keep_until
 from pretrainx.train.standing import Run, go_back, leave_out, stand_at
-from pretrainx.train.state import State
+from pretrainx.train.state import State, shapes_by_path
 
 
 def prepare(experiment: Experiment, folder: Path, allowed: Iterable[str] = ()) -> Run:
@@ -62,6 +62,7 @@ def prepare(experiment: Experiment, folder: Path, allowed: Iterable[str] = ()) -
         saved = resume.facts(checkpoints, latest)
         for line in resume.check(folder, saved, facts["config"], identity, allowed, experiment.defaults()):
             log(f"changed since the checkpoint: {line}")
+        resume.check_optimizer(folder, checkpoints.optimizer_shapes(latest), shapes_by_path(program.abstract_state.opt_state))
     stand_at(run, latest or 0, saved)
     if experiment.train.skip_rows:
         leave_out(run, skips.read(experiment.train.skip_rows))

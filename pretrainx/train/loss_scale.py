@@ -72,3 +72,22 @@ def is_overflow(opt_state: Any, loss: jax.Array, good: jax.Array) -> jax.Array:
     if not isinstance(opt_state, Scaled):
         return jnp.zeros((), bool)
     return ~good & jnp.isfinite(loss) & (opt_state.scale > LEAST)
+
+
+def as_stored(opt_state: Any, has_scale: bool, scalar: Callable[[Any], Any]) -> Any:
+    """The state as a checkpoint has it, with a scale or without; `scalar(dtype)` stands for the numbers that this one lacks."""
+    if has_scale == isinstance(opt_state, Scaled):
+        return opt_state
+    return Scaled(opt_state, scalar(jnp.float32), scalar(jnp.int32)) if has_scale else opt_state.inner
+
+
+def as_wanted(found: Any, wanted: Any) -> Any:
+    """What a checkpoint has, for a run whose state is like `wanted`: a scale begins anew, or is left behind."""
+    if isinstance(found, Scaled) == isinstance(wanted, Scaled):
+        return found
+    if isinstance(found, Scaled):
+        return found.inner
+    begin = jax.jit(
+        lambda: (jnp.full((), FIRST, jnp.float32), jnp.zeros((), jnp.int32)), out_shardings=(wanted.scale.sharding, wanted.good.sharding)
+    )
+    return Scaled(found, *begin())

@@ -130,6 +130,18 @@ def check(
     return lines
 
 
+def check_optimizer(folder: Any, there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]]) -> None:
+    """Raises InputError where the optimizer's arrays in a checkpoint are not those of the config's; a loss scale may come and go."""
+    before, after = ({path.removeprefix("inner/"): shape for path, shape in own.items()} for own in (there, here))
+    for path in sorted(before.keys() | after.keys()):
+        if path not in ("scale", "good") and before.get(path) != after.get(path):
+            raise InputError(
+                f"{folder}: the optimizer's state in the checkpoint is another's: {path} is {before.get(path, 'not there')} there and "
+                f"{after.get(path, 'not there')} here; go back to the old `optim`, or begin a new run from its weights: "
+                f"--config.init_from={folder} --workdir=..."
+            )
+
+
 def require_same(folder: Any, there: dict[str, Any], here: dict[str, Any], *what: str) -> None:
     """Raises InputError where the checkpoint's `there` and the config's `here` differ in one of `what`."""
     for name in what:

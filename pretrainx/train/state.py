@@ -34,6 +34,12 @@ def init(skeleton: Skeleton, tx: optax.GradientTransformation, seed: int) -> Sta
     return State(zero(), params, tx.init(params), zero(), zero())
 
 
+def shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of all arrays, where fields, places and keys are named alike, as on disk."""
+    name = lambda key: str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))  # noqa: E731
+    return {"/".join(map(name, path)): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def shardings(skeleton: Skeleton, abstract: State) -> State:
     """A sharding for each array. The optimizer's moments are found by the path of the weight they belong to."""
     partitioner, table = skeleton.partitioner, skeleton.table()
