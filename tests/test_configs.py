@@ -84,7 +84,8 @@ def test_small_variants_train(name: str, sentinel_cache: Path, tmp_path: Path) -
     loaded = configs.load(name)
     values: dict[str, Any] = dict(loaded.values)
     rates = {f"topics:{entry.partition(':')[2]}": rate for entry, rate in values["data"]["mixture"].items()}
-    values["data"] = values["data"] | {"mixture": rates, "cache_dir": str(sentinel_cache), "vocabulary": "bytes+100"}
+    own = {"mixture": rates, "cache_dir": str(sentinel_cache), "vocabulary": "bytes+100", "sequence_length": 128}
+    values["data"] = values["data"] | own
     shrunk = {"d_model": 64, "num_layers": 2, "scan_layers": True} | ({"embedding_size": 32} if "embedding_size" in values["model"] else {})
     values["model"] = dict(values["model"]) | shrunk
     values["train"] = dict(values["train"]) | {"steps": 40, "batch_size": 8}
