@@ -112,8 +112,8 @@ def write_config(path: Path, values: dict[str, Any]) -> Path:
 
 def environment(devices: int = 1) -> dict[str, str]:
     """For a command in a process of its own, with so many CPU devices."""
-    cheap = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    flags = f"--xla_force_host_platform_device_count={devices} {cheap}"
+    others = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]  # of conftest.py
+    flags = " ".join([*others, f"--xla_force_host_platform_device_count={devices}"])
     return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 
