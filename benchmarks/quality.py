@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 HELD_OUT = "robert-louis-stevenson_treasure-island"
 # Tenths of the polarity sentences. Of fine-tuning, all was chosen on the development tenth, which is never scored.
 DEVELOPMENT, SCORED = 2, (0, 1, 3, 4, 5)
-LR = {"trunk": "5e-4", "scratch": "5e-4"}
+LR = "5e-4"
 FINETUNE = (
     "--config.data.sequence_length=64", "--config.model.dropout=0.3", "--config.model.word_dropout=0.15", "--config.train.steps=3 epochs",
     "--config.eval.every=0",
@@ -61,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="default: %(default)s")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--jobs", type=int, default=2, help="parts side by side, each on its own share of the cores (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=5, choices=range(1, 6), help="of fine-tuning, 1 to 5 (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=int, default=5, choices=range(1, len(SCORED) + 1), help="of fine-tuning, 1 to 5 (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line of stdout")
     args = cli.parse_args(parser, argv)
     if not (args.data / "pretrain").is_dir() or not (args.data / "tasks").is_dir():
@@ -210,9 +212,9 @@ def polarity_data(args: argparse.Namespace) -> tuple[Path, list[str]]:
     words = [f"--config.data.corpora.{name}.files={folder}/{name}.jsonl" for name in texts]
     words += [f"--config.data.vocabulary=wordpiece:{folder}/words-16384.txt", f"--config.data.cache_dir={folder}/cache"]
     if not (folder / "words-16384.txt").exists():
-        shares = "--config.data.mixture={'prose': 0.5, 'sentences': 0.5}"
+        halves = "--config.data.mixture={'prose': 0.5, 'sentences': 0.5}"
         listed = ("--model_type=words", "--size=16384", "--sample_mb=1.5")
-        run("train_vocabulary", f"--config={ROOT}/configs/polarity.py", *words, shares, *listed)
+        run("train_vocabulary", f"--config={ROOT}/configs/polarity.py", *words, halves, *listed)
     run("cache_tasks", f"--config={ROOT}/configs/polarity.py", *words)
     return folder, words
 
@@ -233,8 +235,7 @@ def finetuned(folder: Path, start: Path | None, name: str, seed: int, *words: st
     own += [f"--config.data.vocabulary=wordpiece:{folder}/words-16384.txt", *FINETUNE, *words]
     with alone:  # two parts may want the same
         run("cache_tasks", config, *own)
-    rate = LR["trunk" if start else "scratch"]
-    found = run("finetune", config, *own, f"--workdir={fold}/{name}", "--seeds=1", f"--first_seed={seed}", "--report=test", f"--lrs={rate}")
+    found = run("finetune", config, *own, f"--workdir={fold}/{name}", "--seeds=1", f"--first_seed={seed}", "--report=test", f"--lrs={LR}")
     value: float = found["best"]["test/accuracy"]["values"][0]
     return value
 

@@ -60,7 +60,8 @@ class Embedder(nnx.Module):
 
     def __call__(self, batch: Batch, embedding: jax.Array | None = None) -> jax.Array:
         config, tokens = self.config, batch["tokens"]
-        tokens = unknown_for(tokens, config.word_dropout, config.unknown_id, key_for(batch, "words"))
+        if config.word_dropout:
+            tokens = unknown_for(tokens, config.word_dropout, config.unknown_id, key_for(batch, "words"))
         x = (self.embedding[...] if embedding is None else embedding).astype(config.dtype)[tokens] * config.embed_scale
         if config.positions == "learned":
             x = x + self.position_embedding[...].astype(config.dtype)[batch["positions"] + config.position_offset]

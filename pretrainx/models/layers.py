@@ -47,9 +47,8 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None, rows: jax.Array | 
     The share is a multiple of 2^-16. What is dropped is a function of the key and the element's place: no mesh changes it.
     `rows` [B]: the places of x's rows in the whole batch, where x is a part of it, which has what the whole would have.
     """
-    if key is None or not rate:
+    if key is None or not (dropped := round(rate * 2**16)):
         return x
-    dropped = round(rate * 2**16)
     bits = jax.random.bits(key, x.shape, jnp.uint16) if rows is None else bits_of_rows(key, rows, x.shape)
     kept = bits >= dropped
     return jnp.where(kept, x * (2**16 / (2**16 - dropped)), 0).astype(x.dtype)
