@@ -110,11 +110,12 @@ def write_config(path: Path, values: dict[str, Any]) -> Path:
     return path
 
 
-def environment(devices: int = 1) -> dict[str, str]:
-    """For a command in a process of its own, with so many CPU devices."""
-    others = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]  # of conftest.py
-    flags = " ".join([*others, f"--xla_force_host_platform_device_count={devices}"])
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+def environment(devices: int | None = 1) -> dict[str, str]:
+    """For a command in a process of its own, with so many CPU devices; None: the command sets their number itself."""
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]  # of conftest.py
+    if devices is not None:
+        flags.append(f"--xla_force_host_platform_device_count={devices}")
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags), "PYTHONPATH": str(ROOT)}
 
 
 def command(*words: str | Path, devices: int = 1, tool: str = "train") -> subprocess.Popen[str]:

@@ -78,8 +78,9 @@ def sentinel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("name", SMALL, ids=lambda n: Path(n).name)
-def test_small_variants_train(name: str, sentinel_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_variants_train(name: str, sentinel_cache: Path, tmp_path: Path) -> None:
     """Forty steps of a smaller copy: the held-out loss of every term falls below where it began."""
     loaded = configs.load(name)
     values: dict[str, Any] = dict(loaded.values)
@@ -89,8 +90,6 @@ def test_small_variants_train(name: str, sentinel_cache: Path, tmp_path: Path, m
     shrunk = {"d_model": 64, "num_layers": 2, "scan_layers": True} | ({"embedding_size": 32} if "embedding_size" in values["model"] else {})
     values["model"] = dict(values["model"]) | shrunk
     values["train"] = dict(values["train"]) | {"steps": 40, "batch_size": 8}
-    one = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: one)
     values["mesh"] = {"data": 1}
     values["eval"] = {"every": "50%", "max_rows": 16}
     values["log"] = {"every": 10, "tensorboard": False}

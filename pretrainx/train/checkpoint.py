@@ -228,10 +228,7 @@ class Checkpoints:
     def restore(self, step: int, abstract: State, shardings: State) -> State:
         """The state of a step, on whatever mesh the shardings say; a loss scale (float16) begins anew, or is left behind."""
         like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-        has_scale = "scale" in self.optimizer_shapes(step)
-        opt_state = loss_scale.as_stored(
-            like.opt_state, has_scale, lambda dtype: jax.ShapeDtypeStruct((), dtype, sharding=like.step.sharding)
-        )
+        opt_state = loss_scale.as_stored(like.opt_state, self.optimizer_shapes(step), shardings.step)
         rest = {"step": like.step, "opt_state": opt_state, "skipped": like.skipped, "skipped_in_a_row": like.skipped_in_a_row}
         found = self._restore(step, params=ocp.args.StandardRestore(like.params), rest=ocp.args.StandardRestore(rest))
         found["rest"]["opt_state"] = loss_scale.as_wanted(found["rest"]["opt_state"], like.opt_state)

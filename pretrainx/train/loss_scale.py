@@ -5,6 +5,7 @@ refused, as any step whose gradients are not finite, and the scale halves; after
 scale lies in the optimizer's state, and only in float16's: no other state or checkpoint has it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,10 +75,17 @@ def is_overflow(opt_state: Any, loss: jax.Array, good: jax.Array) -> jax.Array:
     return ~good & jnp.isfinite(loss) & (opt_state.scale > LEAST)
 
 
-def as_stored(opt_state: Any, has_scale: bool, scalar: Callable[[Any], Any]) -> Any:
-    """The state as a checkpoint has it, with a scale or without; `scalar(dtype)` stands for the numbers that this one lacks."""
+def without_scale(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """A state's {path: shape} as it is without a scale."""
+    return {path.removeprefix("inner/"): shape for path, shape in shapes.items() if path not in ("scale", "good")}
+
+
+def as_stored(opt_state: Any, shapes: dict[str, tuple[int, ...]], sharding: jax.sharding.Sharding) -> Any:
+    """The abstract state as a checkpoint of these {path: shape} has it, with a scale (which lies as `sharding` says) or without."""
+    has_scale = "scale" in shapes
     if has_scale == isinstance(opt_state, Scaled):
         return opt_state
+    scalar = functools.partial(jax.ShapeDtypeStruct, (), sharding=sharding)
     return Scaled(opt_state, scalar(jnp.float32), scalar(jnp.int32)) if has_scale else opt_state.inner
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from pretrainx.core.config import leaves
 from pretrainx.core.errors import InputError
 from pretrainx.data import skips
+from pretrainx.train import loss_scale
 from pretrainx.train.checkpoint import Checkpoints
 
 # What a change of each config value means for a run that has begun. A name that ends in a dot stands for all below it.
@@ -132,9 +133,9 @@ def check(
 
 def check_optimizer(folder: Any, there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]]) -> None:
     """Raises InputError where the optimizer's arrays in a checkpoint are not those of the config's; a loss scale may come and go."""
-    before, after = ({path.removeprefix("inner/"): shape for path, shape in own.items()} for own in (there, here))
+    before, after = loss_scale.without_scale(there), loss_scale.without_scale(here)
     for path in sorted(before.keys() | after.keys()):
-        if path not in ("scale", "good") and before.get(path) != after.get(path):
+        if before.get(path) != after.get(path):
             raise InputError(
                 f"{folder}: the optimizer's state in the checkpoint is another's: {path} is {before.get(path, 'not there')} there and "
                 f"{after.get(path, 'not there')} here; go back to the old `optim`, or begin a new run from its weights: "
