@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from pretrainx.core.errors import InputError
-from pretrainx.optim import adamw, muon, schedules
+from pretrainx.optim import adamw, muon, newton_schulz, schedules
 
 DIMS: dict[str, Any] = {
     "embedding": ("vocab", "embed"),
@@ -132,6 +132,40 @@ def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_adamw() -> None:
             assert np.all((0.6 < values) & (values < 1.3)), name
     for name in updates.keys() - matrices.keys():
         np.testing.assert_allclose(updates[name], theirs[name], rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e3, 1e6])  # the largest singular value / the smallest
+@pytest.mark.parametrize("order", [newton_schulz.by_matrix, newton_schulz.by_gram])
+def test_both_orders_of_newton_schulz_equal_its_polynomial_in_float64(order: Any, spread: float) -> None:
+    """The iteration changes singular values only: each by the quintic, five times (Jordan 2024)."""
+    rng = np.random.default_rng(0)
+    left, right = np.linalg.qr(rng.normal(size=(2, 32, 32)))[0], np.linalg.qr(rng.normal(size=(2, 128, 32)))[0].swapaxes(1, 2)
+    values = np.geomspace(1, 1 / spread, 32)
+    values /= np.linalg.norm(values)
+    wanted = values
+    for _ in range(5):
+        wanted = 3.4445 * wanted - 4.7750 * wanted**3 + 2.0315 * wanted**5
+    found = order(jnp.asarray(left @ (values[:, None] * right), jnp.float32))
+    np.testing.assert_allclose(found, left @ (wanted[:, None] * right), atol=1e-3)
+
+
+def test_muon_steps_as_optax_does() -> None:
+    """Against optax's own Muon, which also corrects its momentum for its start: compared where 0.95^step has died away."""
+    config = muon.Config(muon_lr=0.1, clip_norm=0.0)
+    dims = {"up": ("layers", "embed", "mlp"), "down": ("layers", "mlp", "embed")}
+    params = {"up": jnp.zeros((2, 8, 64)), "down": jnp.zeros((2, 64, 8))}
+    numbers = optax.contrib.MuonDimensionNumbers(1, 2)
+    both = muon.build(config, dims, flat_schedule), optax.contrib.muon(0.1, muon_weight_dimension_numbers={name: numbers for name in params})
+    updates = [jax.jit(tx.update) for tx in both]
+    states = [tx.init(params) for tx in both]
+    for step in range(210):
+        rng = np.random.default_rng(step)
+        grads = jax.tree.map(lambda p, rng=rng: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+        made = [update(grads, state, params) for update, state in zip(updates, states, strict=True)]
+        states = [state for _, state in made]
+        if step >= 200:
+            for name in params:
+                np.testing.assert_allclose(made[0][0][name], made[1][0][name], atol=1e-3 * 0.1, err_msg=f"{name}, step {step}")
 
 
 def test_muon_treats_each_layer_alone() -> None:
