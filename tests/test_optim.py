@@ -155,7 +155,8 @@ def test_muon_steps_as_optax_does() -> None:
     dims = {"up": ("layers", "embed", "mlp"), "down": ("layers", "mlp", "embed")}
     params = {"up": jnp.zeros((2, 8, 64)), "down": jnp.zeros((2, 64, 8))}
     numbers = optax.contrib.MuonDimensionNumbers(1, 2)
-    both = muon.build(config, dims, flat_schedule), optax.contrib.muon(0.1, muon_weight_dimension_numbers={name: numbers for name in params})
+    theirs = optax.contrib.muon(0.1, muon_weight_dimension_numbers=dict.fromkeys(params, numbers))
+    both = muon.build(config, dims, flat_schedule), theirs
     updates = [jax.jit(tx.update) for tx in both]
     states = [tx.init(params) for tx in both]
     for step in range(210):

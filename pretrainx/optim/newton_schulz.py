@@ -1,4 +1,4 @@
-"""A matrix's nearest (semi-)orthogonal one, about: the Newton-Schulz iteration of Muon (Jordan 2024), in two orders of the same arithmetic."""
+"""About the nearest (semi-)orthogonal matrix: the Newton-Schulz iteration of Muon (Jordan 2024), in two orders of the same arithmetic."""
 
 import jax
 import jax.numpy as jnp
