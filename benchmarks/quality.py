@@ -253,12 +253,16 @@ def pretrained(objective: str, folder: Path, words: list[str]) -> tuple[Path, in
     return out, steps
 
 
+def told_apart(folder: Path, data: Path) -> list[str]:
+    """Words of a fine-tuning config: the splits that lie in `data`, read with the word list of `folder`."""
+    found = [f"--config.data.corpora.polarity.files={data}/{{split}}.jsonl", f"--config.data.cache_dir={data}/cache"]
+    return [*found, f"--config.data.vocabulary=wordpiece:{folder}/words-16384.txt"]
+
+
 def taught(folder: Path, trunk: Path) -> Path:
     """The run of a trunk that went on to tell passages of reviews apart: an intermediate task (Phang et al. 2018)."""
     out = folder / f"{trunk.name}-taught"
-    own = [f"--config={ROOT}/configs/finetune.py:{trunk}", *LABELLED]
-    own += [f"--config.data.corpora.polarity.files={folder}/labelled/{{split}}.jsonl"]
-    own += [f"--config.data.cache_dir={folder}/labelled/cache", f"--config.data.vocabulary=wordpiece:{folder}/words-16384.txt"]
+    own = [f"--config={ROOT}/configs/finetune.py:{trunk}", *told_apart(folder, folder / "labelled"), *LABELLED]
     run("cache_tasks", *own)
     run("train", *own, f"--workdir={out}")
     return out
@@ -267,8 +271,7 @@ def taught(folder: Path, trunk: Path) -> Path:
 def finetuned(folder: Path, start: Path | None, name: str, seed: int, *words: str) -> float:
     """Accuracy on the scored part of the seed's fold; `start` None: from scratch."""
     fold, config = folder / f"fold-{seed}", f"--config={ROOT}/configs/finetune.py" + (f":{start}" if start else "")
-    own = [f"--config.data.corpora.polarity.files={fold}/{{split}}.jsonl", f"--config.data.cache_dir={fold}/cache"]
-    own += [f"--config.data.vocabulary=wordpiece:{folder}/words-16384.txt", *FINETUNE, *words]
+    own = [*told_apart(folder, fold), *FINETUNE, *words]
     with alone:
         if fold not in cached:  # every network of a fold reads the same tokens
             run("cache_tasks", config, *own)
@@ -321,11 +324,13 @@ def polarity(args: argparse.Namespace) -> list[Row]:
 
 
 def rtd(args: argparse.Namespace) -> list[Row]:
+    with alone:
+        folder, words = polarity_data(args)
     rows = []
     for objective in ("masked", "replaced_token"):
         with alone:  # a trunk of `polarity` is one of these
-            trunk, steps = pretrained(objective, *polarity_data(args))
-        found = [finetuned(trunk.parent, trunk, f"from-{objective}", seed) for seed in range(args.seeds)]
+            trunk, steps = pretrained(objective, folder, words)
+        found = [finetuned(folder, trunk, f"from-{objective}", seed) for seed in range(args.seeds)]
         what = f"{objective}, {TFLOP:g} TFLOP ({steps:,} steps), fine-tuned, % right, {args.seeds} seeds and tenths"
         rows.append({"what": what, "found": mean_and_interval(found), "to_reach": "the table, whatever it says"})
     return rows
