@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
         },
         "model": {"name": "decoder", "d_model": 256, "num_layers": 4, "num_heads": 4, "qk_norm": True, "embed_scale": 50.0},
         "optim": {"name": "muon", "peak_lr": 4e-3, "muon_lr": 0.02, "warmup": "3%", "end_lr_ratio": 0.0},
-        "train": {"steps": 1600, "batch_size": 16, "dtype": "float32"},
+        "train": {"steps": 800, "batch_size": 16, "dtype": "float32"},
         "checkpoint": {"every": "10%", "keep": 1},
         "eval": {"every": "20%", "ngram_orders": (1, 2, 3, 4, 5, 6)},
         "log": {"every": 20},
