@@ -119,8 +119,9 @@ def run(tool: str, *words: str | Path) -> Row:
     command = [sys.executable, f"{ROOT}/tools/{tool}.py", *map(str, words)]
     if tool not in ("cache_tasks",):
         command.append("--json")
+    compiled = {"JAX_COMPILATION_CACHE_DIR": str(here.log.parent.absolute() / "compiled")}  # fine-tunings differ in little else than data
     with here.log.open("a") as told:
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=told, text=True, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | compiled, stdout=subprocess.PIPE, stderr=told, text=True, check=False)
     if done.returncode:
         sys.stderr.write(here.log.read_text()[-2000:])
         raise InputError(f"tools/{tool}.py ended with code {done.returncode}; the command was: {' '.join(command)}")

@@ -41,3 +41,11 @@ def test_a_process_on_the_cpu_keeps_the_memory_that_it_frees() -> None:
     assert asked > 1000, "what the user sets stands"
     on_gpu = faults("settle", **hugepages | {"JAX_PLATFORMS": "cuda"})
     assert on_gpu > 1000, "a host of accelerators is left alone"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_a_process_bound_to_a_core_counts_one() -> None:
+    script = "import os; from pretrainx.core.platforms import usable_cores as n; all = n(); os.sched_setaffinity(0, {%d}); print(all, n())"
+    core = min(os.sched_getaffinity(0))
+    done = subprocess.run([sys.executable, "-c", script % core], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(len(os.sched_getaffinity(0))), "1"]

@@ -107,6 +107,26 @@ def test_shards_make_the_whole(tmp_path: Path, registry: Any, files: int, shards
     assert all(parts)
 
 
+def test_what_crosses_many_at_a_time_are_the_same_documents(monkeypatch: pytest.MonkeyPatch, registry: Any) -> None:
+    import seqio
+
+    from pretrainx.tasks import sources
+
+    texts = [f"text {i} " + "x" * (5 * i % 70) for i in range(200)]
+    monkeypatch.setattr(sources, "CROSSING_BYTES", 900)  # some batches end by their number, others by their bytes
+    source = sources.from_function(lambda split: texts)
+    sizes = set()
+    for i in range(2):
+        info = seqio.ShardInfo(i, 2)
+        source.select("train", info)
+        sizes |= {len(batch["id"]) for batch in source._batches()}
+        alone = [e["text"] for e in source.get_dataset("train", shuffle=False, shard_info=info).as_numpy_iterator()]
+        assert [e["text"] for e in source.selected.as_numpy_iterator()] == alone == [text.encode() for text in texts[i::2]]
+    assert len(sizes) > 2 and max(sizes) < 64, sizes
+    monkeypatch.setattr(sources, "CROSSING_BYTES", 1 << 20)
+    assert [len(batch["id"]) for batch in source._batches()] == [64, 36]
+
+
 def test_a_holdout_parts_the_documents(tmp_path: Path, registry: Any) -> None:
     corpus = replace(write(tmp_path / "in", "jsonl"), holdout=0.3)
     task = registry.make_task("mine", Data(corpora={"mine": corpus}))

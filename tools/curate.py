@@ -6,11 +6,10 @@ not there yet is done.
 """
 
 import argparse
-import os
 import shlex
 from pathlib import Path
 
-from pretrainx.core import cli
+from pretrainx.core import cli, platforms
 from pretrainx.core.errors import InputError
 from pretrainx.core.logs import log
 
@@ -23,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     cli.add_config_flags(parser)
     parser.add_argument("--workdir", type=Path, required=True, help="folder to write to; a run that was interrupted goes on there")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core, here %(default)s)")
+    parser.add_argument("--workers", type=int, default=platforms.usable_cores(), help="processes (default: one a core, here %(default)s)")
     parser.add_argument("--beam", action="store_true", help="run the tasks on Apache Beam (pip install 'pretrainx[beam]')")
     parser.add_argument("--beam-options", default="", help="Beam's pipeline options, such as '--runner=FlinkRunner --parallelism=64'")
     parser.add_argument("--json", action="store_true", help="print the manifest as one JSON object on the last line of stdout")

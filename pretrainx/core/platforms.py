@@ -35,3 +35,10 @@ def keep_freed_memory() -> None:
         return
     for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1)):
         mallopt(parameter, value)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on, which can be fewer than the machine has (taskset, a batch system's share)."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pretrainx.core import files
+from pretrainx.core import files, platforms
 from pretrainx.core.errors import InputError, Interrupted
 from pretrainx.core.logs import log, progress
 from pretrainx.core.sections import Data
@@ -76,7 +76,7 @@ def build(data: Data, processes: int = 0) -> dict[str, Any]:
     """
     start = time.monotonic()
     vocabulary = vocabulary_spec.load(data.vocabulary)
-    with Workers(data, processes or min(os.cpu_count() or 1, 8)) as workers, ExitStack() as locks:
+    with Workers(data, processes or min(platforms.usable_cores(), 8)) as workers, ExitStack() as locks:
         names = _corpora_of(data, workers)
         for name in names:
             locks.enter_context(files.locked(cache.locate(data.cache_dir, name, "train").parent))
@@ -280,7 +280,7 @@ def _start_worker(data: Data, parent: int) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tokenising needs none, and TensorFlow would take a GPU's whole memory
     import tensorflow as tf
 
-    tf.config.threading.set_inter_op_parallelism_threads(2)  # the processes are the parallelism
+    tf.config.threading.set_inter_op_parallelism_threads(1)  # the processes are the parallelism
     tf.config.threading.set_intra_op_parallelism_threads(1)
 
 

@@ -101,8 +101,14 @@ def _dataset(task: seqio.Task, split: str, index: int, of: int) -> tf.data.Datas
 
 @functools.lru_cache(maxsize=8)
 def _pipeline(task: seqio.Task) -> tf.data.Dataset:
-    """The pre-cache steps over whatever the Task's source has selected."""
-    return task.preprocess_precache(task.source.selected, seed=0)
+    """The pre-cache steps over whatever the Task's source has selected.
+
+    One thread does all, since handing each document to another costs more than it gains where processes are the parallelism.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = 1
+    return task.preprocess_precache(task.source.selected, seed=0).with_options(options)
 
 
 def _example(task: seqio.Task, example: dict[str, Any], name: str, vocabulary: Vocabulary) -> dict[str, Any]:

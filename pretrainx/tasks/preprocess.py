@@ -11,7 +11,7 @@ import tensorflow as tf
 
 def keep_text(dataset: tf.data.Dataset, text_key: str) -> tf.data.Dataset:
     """Examples of somebody else's source as {"text"}: the one feature that is text."""
-    return dataset.map(lambda example: {"text": example[text_key]}, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.map(lambda example: {"text": example[text_key]})
 
 
 def tokenize_text(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:
@@ -23,7 +23,7 @@ def tokenize_text(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.
         text = example["text"]
         return {**rest, "targets": encode(text), "num_bytes": tf.cast(tf.strings.length(text), tf.int64)}
 
-    return dataset.map(tokenize, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.map(tokenize)
 
 
 def tokenize_features(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature], texts: Sequence[str]) -> tf.data.Dataset:
@@ -36,4 +36,4 @@ def tokenize_features(dataset: tf.data.Dataset, output_features: Mapping[str, se
         made["num_bytes"] = tf.add_n([tf.cast(tf.strings.length(example[name]), tf.int64) for name in texts])
         return {name: example[name] for name in ("id", "origin", "facts") if name in example} | made
 
-    return dataset.map(tokenize, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.map(tokenize)

@@ -23,6 +23,7 @@ from pretrainx.tasks.tfds_records import tfds_records
 
 Read = Callable[[str, str, tuple[int, int], Counts], Iterable[Any]]  # split, shard, (i, n) of its records, counts -> Documents, or dicts
 TEXT = ("text", "id", "origin")
+CROSSING, CROSSING_BYTES = 64, 1 << 20  # most examples that are handed to TensorFlow at once, and about how many bytes
 
 
 class DocumentSource(seqio.DataSource):
@@ -75,8 +76,24 @@ class DocumentSource(seqio.DataSource):
 
     @functools.cached_property
     def selected(self) -> tf.data.Dataset:
-        """One data set for every shard in turn: what is mapped over it is traced once, not once a shard."""
-        return tf.data.Dataset.from_generator(lambda: self._examples(*self._selected), output_signature=self._signature)
+        """One data set for every shard in turn: what is mapped over it is traced once, not once a shard.
+
+        Examples cross from Python to TensorFlow many at a time.
+        """
+        many = {key: tf.TensorSpec((None,), tf.string) for key in self.keys}
+        return tf.data.Dataset.from_generator(self._batches, output_signature=many).unbatch()
+
+    def _batches(self) -> Iterator[dict[str, list[bytes]]]:
+        batch: list[dict[str, bytes]] = []
+        size = 0
+        for example in self._examples(*self._selected):
+            batch.append(example)
+            size += sum(map(len, example.values()))
+            if len(batch) == CROSSING or size > CROSSING_BYTES:
+                yield {key: [one[key] for one in batch] for key in self.keys}
+                batch, size = [], 0
+        if batch:
+            yield {key: [one[key] for one in batch] for key in self.keys}
 
     def _shard(self, split: str, info: seqio.ShardInfo | None) -> tuple[list[str], tuple[int, int]]:
         names = self.list_shards(split)

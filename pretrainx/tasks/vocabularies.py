@@ -28,6 +28,7 @@ class WordPieceVocabulary(seqio.Vocabulary):
         )
         self._tokenizer = tf_text.BertTokenizer(table, lower_case=vocabulary_spec.lower_cases(words), token_out_type=tf.int64)
         self._words = words
+        self._encode_one = tf.function(self._encode_tf, input_signature=[tf.TensorSpec((), tf.string)])  # op by op it takes 7 ms
 
     @property
     def bos_id(self) -> int:
@@ -50,7 +51,7 @@ class WordPieceVocabulary(seqio.Vocabulary):
         return self.vocabulary.size
 
     def _encode(self, s: str) -> list[int]:
-        return self._encode_tf(tf.constant(s)).numpy().tolist()
+        return self._encode_one(s).numpy().tolist()
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         ids = self._tokenizer.tokenize(tf.reshape(s, [1])).merge_dims(1, 2)  # [1, words, pieces] -> [1, pieces of all]
