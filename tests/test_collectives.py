@@ -19,7 +19,7 @@ from pretrainx.plan import hlo, walk
 from pretrainx.plan.compile import collectives
 
 GOLDEN = ROOT / "tests" / "data" / "collectives.json"
-NAMES = ("dp8", "zero1", "fsdp8", "fsdp2x4", "fsdp_tp", "sequence_tp", "fsdp_cp", "manual8", "manual2x4")
+NAMES = ("dp8", "zero1", "fsdp8", "fsdp2x4", "fsdp_tp", "sequence_tp", "fsdp_cp", "manual8", "manual2x4", "ulysses2x4")
 
 
 def sent(cache_dir: Path, name: str) -> dict[str, list[float]]:

@@ -26,6 +26,7 @@ from pretrainx.train import state as states
 
 SCALARS = 200  # bytes: losses, weights and squares of each array are summed too
 MANUAL: dict[str, Any] = {"layout": "fsdp_manual", "mesh": {"data": 2, "fsdp": 4}}
+ULYSSES: dict[str, Any] = {"layout": "fsdp_ulysses", "mesh": {"data": 1, "fsdp": 2, "tensor": 4}}
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,22 @@ def test_what_is_sent_is_two_gathers_and_one_scatter(remat: str, cache_dir: Path
     assert set(found) == {"all-gather", "reduce-scatter", "all-reduce"}
 
 
+@pytest.mark.parametrize(("remat", "exchanges", "gathers"), [("full", 12, 2), ("save:query,key,value,attention_out,weights", 9, 1)])
+def test_what_rows_cut_by_length_exchange(remat: str, exchanges: int, gathers: int, cache_dir: Path) -> None:
+    """On 2 x 4 devices, a layer's exchanges are of 4 rows' 8 tokens, three quarters of which leave a device: q, k, v and the result,
+    forward, backward, and again where they are not kept. Weights go as over 8 devices, gathered once where they are kept.
+    """
+    program, _ = program_on(cache_dir, **(ULYSSES | {"train": {"remat": remat}}))
+    inside, outside, whole = sizes(program)
+    found, share, config = wire(program), 7 / 8, program.skeleton.config
+    activation = 4.0 * 4 * 8 * config.d_model
+    assert found["all-to-all"] == pytest.approx(config.num_layers * exchanges * 3 / 4 * activation)
+    segments = 3 / 4 * 4 * 4 * 32
+    assert found["all-gather"] == pytest.approx(share * (gathers * inside + outside), abs=2 * segments)
+    assert found["reduce-scatter"] == pytest.approx(share * (inside + outside))
+    assert found["all-reduce"] == pytest.approx(2 * share * whole, abs=SCALARS)
+
+
 def test_between_copies_only_parts_are_summed(cache_dir: Path) -> None:
     """With two copies of the cut weights, each device adds up the part that it holds: an all-reduce of a fourth."""
     program, _ = program_on(cache_dir, **MANUAL)
@@ -139,9 +156,15 @@ def test_the_state_is_that_of_fsdp(cache_dir: Path) -> None:
     assert described(manual) == described(automatic)
 
 
-def steps_on(cache_dir: Path, **more: Any) -> list[tuple[Any, list[dict[str, float]]]]:
-    """Two steps on one device and on the manual mesh."""
-    return [two_steps(*program_on(cache_dir, **more, **on)) for on in ({}, MANUAL)]
+def equal_one_device(cache_dir: Path, manual: dict[str, Any], **more: Any) -> None:
+    """Two steps on one device and on a manual mesh; the tolerances are those of test_parallel."""
+    (one, alone), (many, seen) = (two_steps(*program_on(cache_dir, **more, **on)) for on in ({}, manual))
+    for found, wanted in zip(seen, alone, strict=True):
+        assert found.keys() == wanted.keys()
+        for key in found:
+            assert found[key] == pytest.approx(wanted[key], rel=2e-5, abs=1e-7), key
+    for (path, a), (_, b) in zip(flatten(many.params), flatten(one.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5, err_msg=path)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -156,14 +179,34 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_families_and_objectives_equal_one_device(name: str, cache_dir: Path) -> None:
-    """As in test_parallel, for what has several terms, stacks, tables or frozen weights; the tolerances are those of that file."""
-    (one, alone), (many, seen) = steps_on(cache_dir, **CASES[name])
-    for found, wanted in zip(seen, alone, strict=True):
-        assert found.keys() == wanted.keys()
-        for key in found:
-            assert found[key] == pytest.approx(wanted[key], rel=2e-5, abs=1e-7), key
-    for (path, a), (_, b) in zip(flatten(many.params), flatten(one.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5, err_msg=path)
+    """As in test_parallel, for what has several terms, stacks, tables or frozen weights."""
+    equal_one_device(cache_dir, MANUAL, **CASES[name])
+
+
+BY_HEADS: dict[str, dict[str, Any]] = {
+    "fewer_key_heads_than_devices": {"model": {"num_kv_heads": 2, "qk_norm": True, "attention_window": 9}},
+    "prefixes_and_a_frozen_head": {**CASES["two_objectives"], "optim": {"trainable": ("stack/*",)}},
+    "masked": {"data": {"mixture": {"topics:masked": 1.0}}, "model": {"name": "encoder", "positions": "learned"}},
+}
+
+
+@pytest.mark.parametrize("name", [name if name.startswith("fewer") else pytest.param(name, marks=pytest.mark.slow) for name in BY_HEADS])
+def test_rows_cut_by_length_equal_one_device(name: str, cache_dir: Path) -> None:
+    """Rows hold several texts, so that a part of a row sees segments that begin elsewhere."""
+    equal_one_device(cache_dir, ULYSSES, **BY_HEADS[name])
+
+
+@pytest.mark.slow
+def test_rows_cut_by_length_are_scored_as_one_device_does(cache_dir: Path) -> None:
+    """Evaluation is left to the compiler, which gathers keys where training exchanges heads."""
+    totals = []
+    for on in ({}, ULYSSES):
+        program, builder = program_on(cache_dir, **on)
+        batch = builder.build(open_mixture(program.experiment.data, "train").order().rows(0, 8))
+        objective = next(iter(program.objectives.values()))
+        score = jax.jit(lambda params, batch, o=objective, s=program.skeleton: o.loss(s.merge(params)(batch), batch)["tokens"].total)
+        totals.append(float(score(start(program).params, jax.device_put(batch, program.batch_shardings))))
+    assert totals[1] == pytest.approx(totals[0], rel=1e-6)
 
 
 @pytest.mark.slow
@@ -183,13 +226,21 @@ def test_a_row_that_is_not_finite_stops_the_update_on_every_device(cache_dir: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mesh": {"data": 2, "fsdp": 2, "tensor": 2}}, "mesh.tensor=2: a manual layout uses data, fsdp alone"),
+        ({"mesh": {"data": 2, "fsdp": 2, "tensor": 2}}, "mesh.tensor=2: this manual layout uses data, fsdp alone"),
         ({"model": {"dropout": 0.1}}, "model.dropout 0.1: in a manual layout"),
         (
             {"layout": {"manual": True, "weights": {"mlp": "tensor"}}, "mesh": {"data": 2, "fsdp": 1, "tensor": 4}},
-            "layout.weights.mlp: .*axes of batch alone .*'tensor'",
+            "layout.weights.mlp: .*axes of these alone .*'tensor'",
         ),
-        ({"layout": {"manual": True, "activations": {"length": "sequence"}}, "mesh": {"data": 2, "sequence": 4}}, "activations.length"),
+        (
+            {"layout": {"manual": True, "activations": {"length": "tensor", "mlp": "tensor"}}, "mesh": {"data": 2, "tensor": 4}},
+            "layout.activations.mlp: a manual layout cuts batch and length.*'tensor'",
+        ),
+        (ULYSSES | {"model": {"num_heads": 2}}, "model.num_heads 2: 4 devices that share a row"),
+        (ULYSSES | {"model": {"loss_chunks": 16}}, "model.loss_chunks 16 does not divide the 8 tokens"),
+        (ULYSSES | {"data": {"sequence_length": 30}}, "length 30 .*not divisible by tensor"),
+        (ULYSSES | CASES["encoder_decoder"], "model.name 'bart': each device would have a part of a row"),
+        (ULYSSES | {"data": {"mixture": {"topics:next_sentence": 1.0}}, "model": {"name": "bert"}}, r"model.heads \('pair',\)"),
         ({"model": {"lora_rank": 4}}, "model.lora_rank: .*choose layout='fsdp'"),
         ({"layout": {"manual": 1}}, "layout.manual: expected True or False, found 1"),
         ({"model": {"d_model": 36, "num_heads": 2}, "mesh": {"data": 1, "fsdp": 8}}, "embed 36 .*not divisible by fsdp=8"),

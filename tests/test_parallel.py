@@ -77,11 +77,18 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "mesh": {"data": 1, "fsdp": 4},
         "model": {"loss_chunks": 4, "mlp_chunks": 2, "scan_layers": False},
     },
+    "ulysses2x4": {"layout": "fsdp_ulysses", "mesh": {"data": 1, "fsdp": 2, "tensor": 4}},
+    "ulysses_sequence": {
+        "layout": "fsdp_ulysses",
+        "mesh": {"data": 2, "fsdp": 1, "tensor": 2, "sequence": 2},
+        "model": {"loss_chunks": 2, "mlp_chunks": 2},
+        "train": {"grad_accum": 2, "remat": "save:query,key,value,attention_out,weights"},
+    },
     "accumulating": {"layout": "fsdp", "mesh": {"data": 1, "fsdp": 4}, "train": {"grad_accum": 2}},
 }
 
 
-QUICK = ("zero1", "fsdp_tp", "fsdp_cp", "sequence_tp", "manual2x4")
+QUICK = ("zero1", "fsdp_tp", "fsdp_cp", "sequence_tp", "manual2x4", "ulysses2x4")
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS])

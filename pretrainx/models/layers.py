@@ -143,8 +143,8 @@ def project(
 
 
 def cuts_length(partitioner: Partitioner) -> bool:
-    """Whether activations are cut along their length."""
-    return partitioner.axis_size(partitioner.layout.activations.get("length", ())) > 1
+    """Whether the compiler is told of activations that they are cut along their length."""
+    return bool(partitioner.length_axes) and not partitioner.inside
 
 
 def rotation(positions_BL: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:

@@ -7,6 +7,7 @@ Parts of a layer have names (`jax.ad_checkpoint.checkpoint_name`), so that a con
   mlp_in              what the MLP reads
   mlp_up, mlp_gate    what its first matrices give, before the activation: the largest, each
   mlp_hidden          what its last matrix reads: as large, and little work to do again from mlp_up and mlp_gate
+  weights             in a manual layout, a layer's weights as they were gathered: they are then gathered once a step
 """
 
 from collections.abc import Callable
@@ -17,7 +18,8 @@ import jax
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.parallel.mesh import HOST_MEMORY
 
-NAMES = ("query", "key", "value", "attention_out", "mlp_in", "mlp_up", "mlp_gate", "mlp_hidden")
+WEIGHTS = "weights"
+NAMES = ("query", "key", "value", "attention_out", "mlp_in", "mlp_up", "mlp_gate", "mlp_hidden", WEIGHTS)
 _PART = "save:NAMES, offload:NAMES, or both with + between, of " + ", ".join(NAMES)
 
 Policy = Callable[..., Any]

@@ -23,8 +23,10 @@ from pretrainx.parallel.shard import Partitioner
 LAYER_IN = "layer_in"  # the name of what a pipeline's layers begin from, which they keep
 
 
-def _all_but_weights(primitive: Any, *_: Any, **__: Any) -> bool:
+def _all_but_weights(primitive: Any, *_: Any, **params: Any) -> bool:
     """Keeps what was computed. What only moves or renames numbers is done again: else the gathered weights of all layers would be kept."""
+    if primitive.name == "name":
+        return params["name"] != remat.WEIGHTS
     return primitive.name not in ("all_gather", "convert_element_type", "reshape", "transpose", "squeeze", "broadcast_in_dim", "slice")
 
 
@@ -271,7 +273,8 @@ class Stack(nnx.Module):
             return weights
 
         def one(variable: Any) -> Any:
-            return variable.replace(self.partitioner.whole(variable[...], variable.get_metadata("dims")[1:], self.config.dtype))
+            whole = self.partitioner.whole(variable[...], variable.get_metadata("dims")[1:], self.config.dtype)
+            return variable.replace(checkpoint_name(whole, remat.WEIGHTS))
 
         return jax.tree.map(one, weights, is_leaf=lambda x: isinstance(x, nnx.Variable))
 

@@ -29,7 +29,7 @@ class Layout:
     """Rules from logical dims to mesh axes; `optimizer` is for the moments, and is `weights` where None.
 
     `manual`: loss and gradients run as one program per device, which gathers its weights and scatters its gradients by its own
-    commands, where otherwise the compiler chooses. Weights may then lie on the axes of `batch` alone.
+    commands, where otherwise the compiler chooses. Weights may then lie on the axes of `batch` and `length` alone.
     `preferred`: rules for weights that hold where the mesh divides the dim's size, and are dropped where it does not.
     """
 
@@ -62,6 +62,14 @@ LAYOUTS = {
     # torus after the other: a compiler that is left to choose sends twice as much for gradients on a large slice.
     # Cut along its first dim, a weight need not be transposed before it is scattered.
     "fsdp_manual": Layout(weights={"embed": "fsdp", "embedding": "fsdp"}, manual=True, preferred={"vocab": "fsdp", "mlp": "fsdp"}),
+    # As fsdp_manual, and rows are cut along their length over `tensor` (or `sequence`), in attention by heads (Jacobs 2023, Ulysses):
+    # what the devices of a row exchange is a fraction of what tensor parallelism sends.
+    "fsdp_ulysses": Layout(
+        weights={"embed": ("fsdp", "tensor", "sequence"), "embedding": ("fsdp", "tensor", "sequence")},
+        activations=_BATCH | {"length": ("tensor", "sequence")},
+        manual=True,
+        preferred={"vocab": ("fsdp", "tensor", "sequence"), "mlp": ("fsdp", "tensor", "sequence")},
+    ),
     # As fsdp, and heads, mlp and vocabulary are cut over `tensor` (Megatron-LM's column and row cuts).
     "fsdp_tp": Layout(
         weights={"embed": "fsdp", "embedding": "fsdp", "heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},

@@ -54,7 +54,7 @@ _together.defvjp(lambda x, weight: ((x, weight), None), lambda _, grads: jax.lax
 class Partitioner:
     """A mesh and a layout: the one object that modules and steps ask about placement.
 
-    `inside`: what asks runs on each device by itself, on its own rows and its own parts of the weights (`per_device`).
+    `inside`: what asks runs on each device by itself, on its own tokens and its own parts of the weights (`per_device`).
     `schedule`: of the pipeline over the mesh's stages; None: it has one alone.
     """
 
@@ -102,26 +102,55 @@ class Partitioner:
         return finer(self.mesh, sorted(axes))
 
     def _parts(self, axes: Any) -> tuple[str, ...]:
-        """Axes of the finer mesh, the outermost first, that an entry of a PartitionSpec stands for."""
-        return tuple(part for axis in axes_of(axes) for part in self._finer[1][axis])
+        """Axes of the finer mesh, the outermost first, that an entry of a PartitionSpec stands for; those of size 1 cut nothing."""
+        fine, names = self._finer
+        return tuple(part for axis in axes_of(axes) for part in names[axis] if fine.shape[part] > 1)
 
     def fine(self, sharding: NamedSharding) -> PartitionSpec:
         """The same partition by axes of the finer mesh."""
         return PartitionSpec(*(self._parts(axes) or None for axes in sharding.spec))
 
+    def tokens(self, ndim: int) -> NamedSharding:
+        """How a batch's array goes into `per_device`: rows over the batch axes, and places over those of the length."""
+        return NamedSharding(self.mesh, spec(("batch", "length", *(None,) * ndim)[:ndim], self.layout.activations))
+
     def per_device(self, function: Callable[..., Any], in_shardings: Any, out_shardings: Any) -> Callable[..., Any]:
         """`function` run by each device on its own parts of the arguments, giving its own parts of the results.
 
-        Within it, `within` gathers and sums. Results that are replicated must have been summed (`over_batch`).
+        Within it, `within` gathers and sums. Results that are replicated must have been summed (`over_tokens`).
         """
         specs = [jax.tree.map(self.fine, tree) for tree in (in_shardings, out_shardings)]
         return jax.shard_map(function, mesh=self._finer[0], in_specs=specs[0], out_specs=specs[1], check_vma=False)
 
-    def over_batch(self, tree: Any) -> Any:
+    def over_tokens(self, tree: Any) -> Any:
         """Sums of the devices' own sums, inside `per_device`; elsewhere sums are global already."""
         if not self.inside:
             return tree
-        return jax.lax.psum(tree, self._parts(self.batch_axes))
+        return jax.lax.psum(tree, self._parts(self.token_axes))
+
+    @property
+    def exchanges(self) -> int:
+        """On so many devices the tokens of one row lie that exchange heads for places in attention; 1: they do not."""
+        return self.axis_size(self.length_axes) if self.inside else 1
+
+    @cached_property
+    def of_heads(self) -> "Partitioner":
+        """The one that attention's kernel asks: where devices `exchange`, rows are whole there, and each has its own heads."""
+        if self.exchanges == 1:
+            return self
+        return replace(self, layout=replace(self.layout, activations={"batch": self.batch_axes}))
+
+    def exchange(self, x: jax.Array, *, back: bool = False) -> jax.Array:
+        """[B, L/n, N, H] of each device's tokens and all heads to [B, L, N/n, H] of all tokens and its heads, or back, by one
+        all-to-all among the n that share rows (Jacobs 2023, DeepSpeed-Ulysses, section 3.1).
+        """
+        heads, length = 2, 1
+        split, join = (length, heads) if back else (heads, length)
+        return jax.lax.all_to_all(x, self._parts(self.length_axes), split, join, tiled=True)
+
+    def of_row(self, x: jax.Array) -> jax.Array:
+        """[B, L/n, ...] of each device's tokens to [B, L, ...] of the whole rows."""
+        return jax.lax.all_gather(x, self._parts(self.length_axes), axis=1, tiled=True)
 
     def whole(self, weight: jax.Array, dims: Dims, dtype: Any) -> jax.Array:
         """A weight as products want it: inside `per_device` whole along the axes of the batch, and then of type `dtype`.
@@ -148,11 +177,11 @@ class Partitioner:
         return x, self.whole(weight, dims, dtype)
 
     def summed(self, gradient: jax.Array, dims: Dims) -> jax.Array:
-        """Inside `per_device`, a gradient summed over those axes of the batch that `whole` did not gather along."""
+        """Inside `per_device`, a gradient summed over those axes of the tokens that `whole` did not gather along."""
         if not self.inside:
             return gradient
         gathered = {part for axes in spec(dims, self.layout.weights) for part in self._parts(axes)}
-        rest = tuple(part for part in self._parts(self.batch_axes) if part not in gathered)
+        rest = tuple(part for part in self._parts(self.token_axes) if part not in gathered)
         return jax.lax.psum(gradient, rest) if rest else gradient
 
     def weight(self, dims: Dims) -> NamedSharding:
@@ -186,6 +215,17 @@ class Partitioner:
     @property
     def batch_axes(self) -> tuple[str, ...]:
         return axes_of(self.layout.activations.get("batch"))
+
+    @cached_property
+    def length_axes(self) -> tuple[str, ...]:
+        """Mesh axes above 1 over which activations are cut along their length."""
+        axes = axes_of(spec(("length",), self.layout.activations)[0])
+        return tuple(a for a in axes if self.mesh.shape[a] > 1)
+
+    @property
+    def token_axes(self) -> tuple[str, ...]:
+        """Mesh axes over which a batch's tokens are dealt: its rows, and their length where that is cut."""
+        return (*self.batch_axes, *(a for a in self.length_axes if a not in self.batch_axes))
 
     @property
     def batch_shards(self) -> int:

@@ -18,8 +18,9 @@ TENSORS = (1, 2, 4, 8, 16)
 COPIES = (1, 4, 16)  # of the weights within a slice: fewer chips to gather from, and a sum of gradients between the copies
 MICROBATCHES = (1, 2, 4, 8, 16)
 ROOM = 0.9  # share of the memory that may be planned for: the analytic memory is a tenth off and more
-# Layouts of one candidate that the analytic form cannot tell apart: the compiler can.
-ALIKE = {"fsdp": ("fsdp_manual", "fsdp"), "fsdp_tp": ("fsdp_tp",), "fsdp_tp_sequence": ("fsdp_tp_sequence",)}
+# Layouts of one candidate that the analytic form does not tell apart: the compiler does.
+ALIKE = {"fsdp": ("fsdp_manual", "fsdp"), "fsdp_tp": ("fsdp_tp",), "fsdp_tp_sequence": ("fsdp_ulysses", "fsdp_tp_sequence")}
+MANUAL = ("fsdp_manual", "fsdp_ulysses")
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def to_compile(candidates: list[Candidate], most: int) -> Iterator[tuple[Candida
         (candidate, layout)
         for candidate in candidates
         for layout in ALIKE[candidate.layout]
-        if layout != "fsdp_manual" or candidate.run.stages == 1
+        if layout not in MANUAL or candidate.run.stages == 1
     )
     for _, pair in zip(range(most), pairs, strict=False):
         yield pair

@@ -249,26 +249,29 @@ def require_fit(skeleton: Skeleton, experiment: Experiment, batch_spec: BatchSpe
         if name in ("tokens", "encoder_tokens"):  # an objective's rows may be shorter or longer than its windows
             activations[f"{name} in the residual stream"] = (("batch", "residual"), (rows, shape[1]))
     if partitioner.runs_per_device:
-        require_manual(partitioner, model)
+        require_manual(partitioner, model, {shape[1] for name, (shape, _) in (batch_spec or {}).items() if name == "tokens"} or {length})
     partitioner.require_fit(skeleton.table(), activations, train.batch_size, train.grad_accum, experiment.eval.batch_size)
 
 
-def require_manual(partitioner: Partitioner, model: Any) -> None:
+def require_manual(partitioner: Partitioner, model: Any, lengths: set[int]) -> None:
     """Raises InputError where a manual layout is asked for what only the compiler can cut, or for what would be drawn otherwise."""
-    batch, idle = partitioner.batch_axes, {axis for axis, size in partitioner.mesh.shape.items() if size == 1}
-    rules = {"weights": partitioner.layout.weights, "activations": partitioner.layout.activations}
-    over = {kind: {axis: dim for dim in found for axis in axes_of(found[dim])} for kind, found in rules.items()}
-    for kind, axes in over.items():
-        if wrong := [axis for axis in axes if axis not in batch and axis not in idle]:
+    tokens, idle = partitioner.token_axes, {axis for axis, size in partitioner.mesh.shape.items() if size == 1}
+    weights, activations = partitioner.layout.weights, partitioner.layout.activations
+    wrong = [(f"weights.{dim}", axis) for dim, axes in weights.items() for axis in axes_of(axes) if axis not in tokens]
+    wrong += [(f"activations.{dim}", axis) for dim in activations.keys() - {"batch", "length"} for axis in axes_of(activations[dim])]
+    for rule, axis in wrong:
+        if axis not in idle:
             raise InputError(
-                f"layout.{kind}.{axes[wrong[0]]}: a manual layout lies on the axes of batch alone ({', '.join(batch)}), found "
-                f"{wrong[0]!r}; choose an automatic one, such as layout='fsdp_tp'"
+                f"layout.{rule}: a manual layout cuts batch and length, and weights over the axes of these alone "
+                f"({', '.join(tokens)}), found {axis!r}; choose an automatic one, such as layout='fsdp_tp'"
             )
-    if unused := [axis for axis, size in partitioner.mesh.shape.items() if size > 1 and axis not in batch]:
+    if unused := [axis for axis, size in partitioner.mesh.shape.items() if size > 1 and axis not in tokens]:
         raise InputError(
-            f"mesh.{unused[0]}={partitioner.mesh.shape[unused[0]]}: a manual layout uses {', '.join(batch)} alone; set it to 1, or "
-            "choose layout='fsdp_tp'"
+            f"mesh.{unused[0]}={partitioner.mesh.shape[unused[0]]}: this manual layout uses {', '.join(tokens)} alone; set it to 1, or "
+            "choose layout='fsdp_tp', or 'fsdp_ulysses'"
         )
+    if (parts := partitioner.within.exchanges) > 1:
+        require_exchange(model, lengths, parts)
     if model.lora_rank:
         raise InputError("model.lora_rank: adapters and the weights under them are cut apart in a manual layout; choose layout='fsdp'")
     if model.drops:
@@ -276,6 +279,23 @@ def require_manual(partitioner: Partitioner, model: Any) -> None:
         raise InputError(
             f"model.{named}: in a manual layout each device would draw for its own rows, and a mesh would change what is "
             "dropped; choose layout='fsdp', or no dropout"
+        )
+
+
+def require_exchange(model: Any, lengths: set[int], parts: int) -> None:
+    """Raises InputError where so many devices cannot exchange heads for places, or a part of a model wants a whole row."""
+    if model.num_heads % parts:
+        raise InputError(f"model.num_heads {model.num_heads}: {parts} devices that share a row exchange heads; give a multiple of {parts}")
+    for each in (length // parts for length in lengths if length % parts == 0):
+        if each % model.loss_chunks:
+            raise InputError(
+                f"model.loss_chunks {model.loss_chunks} does not divide the {each} tokens of a row that each of {parts} devices has"
+            )
+    whole = "positions 'relative'" if model.positions == "relative" else f"heads {model.heads}" if model.heads else ""
+    if whole or len(model.towers) > 1:
+        raise InputError(
+            f"model.{whole or f'name {model.name!r}'}: each device would have a part of a row, where whole ones are needed; "
+            "choose layout='fsdp_cp'"
         )
 
 

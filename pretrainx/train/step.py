@@ -52,7 +52,7 @@ def make_train_step(
     The loss is the weighted sum, over objectives and their terms, of summed loss / summed weight, both over the global
     batch: so padding, packing, accumulation and the number of devices cannot tilt it.
     A step whose loss or gradient is not finite changes nothing but the counters.
-    In a manual layout, loss and gradients are computed by each device on its own rows, and `inner` is the skeleton for that.
+    In a manual layout, loss and gradients are computed by each device on its own tokens, and `inner` is the skeleton for that.
     `trained` says of each weight whether a gradient is wanted; None: of all. What dropout drops follows from `seed` and the step.
     """
     scales = term_scales(objectives, loss_weights)
@@ -70,7 +70,7 @@ def make_train_step(
     def gradients(
         params: Params, batch: Batch, key: jax.Array | None, scale: jax.Array | None = None
     ) -> tuple[Params, jax.Array, Sums, Sums]:
-        weights = own.over_batch(by_term(objectives, lambda objective, rows: objective.weights(rows), batch))
+        weights = own.over_tokens(by_term(objectives, lambda objective, rows: objective.weights(rows), batch))
         grad = loss_scale.value_and_grad(losses, scale)
         if grad_accum == 1:
             (loss, parts), grads = grad(params, batch, weights, key)
@@ -87,7 +87,7 @@ def make_train_step(
 
     def summed(grads: Params, loss: jax.Array, parts: Sums, weights: Sums) -> tuple[Params, jax.Array, Sums, Sums]:
         """Over all devices; `weights` are that already."""
-        return map_with_dims(lambda dims, g: own.summed(g, dims), skeleton.dims, grads), *own.over_batch((loss, parts)), weights
+        return map_with_dims(lambda dims, g: own.summed(g, dims), skeleton.dims, grads), *own.over_tokens((loss, parts)), weights
 
     partitioner = skeleton.partitioner
     sharded_update = partitioner.layout.optimizer is not None and partitioner.mesh.size > 1
@@ -100,7 +100,7 @@ def make_train_step(
         scale = loss_scale.scale_of(state.opt_state)
         if partitioner.runs_per_device:
             here, shardings = partitioner.replicated, map_with_dims(partitioner.weight, skeleton.dims)
-            rows = {name: partitioner.batch(x.ndim) for name, x in batch.items()}
+            rows = {name: partitioner.tokens(x.ndim) for name, x in batch.items()}
             run = partitioner.per_device(lambda p, b: gradients(p, b, key, scale), (shardings, rows), (shardings, here, here, here))
             grads, loss, parts, weights = run(state.params, batch)
         else:

@@ -32,7 +32,7 @@ def order_for(partitioner: Partitioner, sight: Visibility, length: int) -> np.nd
 
     A window is balanced by itself, and what a prefix seen both ways needs lies where the row's prefix is.
     """
-    parts = partitioner.axis_size(spec(("length",), partitioner.layout.activations)[0] or ())
+    parts = 1 if partitioner.inside else partitioner.axis_size(partitioner.length_axes)  # inside, devices have whole rows of some heads
     causal = sight.causal and not sight.window and sight.bidirectional is None and sight.key_slots is None
     return zigzag(parts, length) if causal and parts > 1 and length % (2 * parts) == 0 else None
 

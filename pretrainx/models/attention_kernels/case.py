@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import jax
@@ -34,11 +33,10 @@ class Case:
     partitioner: Partitioner
     bias: jax.Array | None = None
 
-    @cached_property
+    @property
     def length_axes(self) -> tuple[str, ...]:
-        """Mesh axes above 1 over which queries are cut along their length: context parallelism, where there are any."""
-        axes = axes_of(spec(("length",), self.partitioner.layout.activations)[0])
-        return tuple(a for a in axes if self.partitioner.mesh.shape[a] > 1)
+        """Mesh axes over which queries are cut along their length: context parallelism, where there are any."""
+        return self.partitioner.length_axes
 
 
 class Kernel(Protocol):
