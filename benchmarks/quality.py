@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py --data=../shared/data --out=runs/quality [--only=shakespeare ...] [--seeds=5] [--jobs=2] [--json]
 
-Needs pretrainx[tasks], 2 CPU cores and an hour and a half. Parts:
+Needs pretrainx[tasks], 2 CPU cores and an hour and a half (docs/benchmarks.md has what it found). Parts:
   shakespeare  nats a character on the whole validation set (the last tenth): nanoGPT's recipe, and ours at the same FLOPs
   novels       bits per byte on a novel that was set aside (Treasure Island), after training on the other nine
   blimp        minimal pairs of English grammar, scored by a decoder trained on sentences of novels, speeches, articles and reviews

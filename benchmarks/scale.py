@@ -39,11 +39,11 @@ OURS = {
     "v5e-256-fsdp": ("v5e:16x16", ROWS_256, "fsdp, full remat"),
     "v5e-256-fsdp-manual": ("v5e:16x16", [*ROWS_256, *MANUAL, *PARTS], "fsdp_manual, full remat, MLP in two parts: goals 1.5 GB, 7,400 MB"),
     "v5e-16-tp": ("v5e:4x4", [*TP, "--config.layout=fsdp_tp"], "fsdp 4 x tensor 4"),
-    "v5e-16-tp-sequence": ("v5e:4x4", [*TP, "--config.layout=fsdp_tp_sequence"], "the same, sequence-sharded: goal 9,000 MB"),
+    "v5e-16-tp-sequence": ("v5e:4x4", [*TP, "--config.layout=fsdp_tp_sequence"], "the same, sequence-sharded"),
     "v5e-16-ulysses": ("v5e:4x4", [*TP, "--config.layout=fsdp_ulysses"], "rows cut over tensor, in attention by heads, full remat"),
     "v5e-16-ulysses-once": (
         "v5e:4x4", [*TP, "--config.layout=fsdp_ulysses", "--config.train.remat=save:query,key,value,attention_out,weights"],
-        "the same, what was exchanged and gathered is kept: goal 9,000 MB",
+        "the same, and what was exchanged and gathered is kept: goal 9,000 MB",
     ),
     "v5e-2x16-hybrid": ("v5e:4x4@2", [*MANUAL, "--config.mesh.data=2", "--config.train.batch_size=128"], "two slices, data between"),
     "v5p-64": ("v5p:4x4x4", ["--config.train.batch_size=256"], "fsdp"),
