@@ -284,15 +284,41 @@ def test_vocabulary_of_the_other_run() -> None:
 @pytest.mark.slow
 def test_a_grid_learns_and_goes_on(texts: Path, tmp_path: Path) -> None:
     config = config_of(texts, train={"steps": 60, "batch_size": 16}, optim={"peak_lr": 3e-3}, model=ENCODER | {"pooling": "mean"})
-    cells = finetune.grid(config, tmp_path, (0, 1), (3e-3,), ("validation",))
+    target = finetune.target_of(config)
+    cells = finetune.grid(config, tmp_path, (0, 1), (3e-3,), ("validation",), target)
     assert [cell.seed for cell in cells] == [0, 1]
     assert all(cell.scores["validation"]["accuracy"] > 0.9 for cell in cells)
-    again = finetune.grid(config, tmp_path, (0, 1), (3e-3,), ("validation",))
+    again = finetune.grid(config, tmp_path, (0, 1), (3e-3,), ("validation",), target)
     assert again == cells  # read, not trained anew
     found = finetune.summary(cells, "validation", "validation")
     values = [cell.scores["validation"]["accuracy"] for cell in cells]
     assert found["best"]["validation/accuracy"]["mean"] == pytest.approx(np.mean(values))
     assert found["best_lr"] == 3e-3
+
+
+def beside(texts: Path, **sections: Any) -> Config:
+    """A config with a second labelled corpus, under the same objective."""
+    corpus = values(texts)["data"]["corpora"]["kinds"]
+    mixture = {"kinds:classify": 0.75, "others:classify": 0.25}
+    cache = texts / "cache" / "others"
+    if not cache.exists():
+        cache.symlink_to(texts / "cache" / "kinds")
+    return config_of(texts, data={"corpora": {"kinds": corpus, "others": corpus}, "mixture": mixture}, **sections)
+
+
+def test_of_several_labelled_corpora_one_is_scored(texts: Path, tmp_path: Path) -> None:
+    config = beside(texts)
+    with pytest.raises(InputError, match="2 labelled corpora, kinds, others; say with --corpus"):
+        finetune.target_of(config)
+    with pytest.raises(InputError, match="--corpus kind: no labelled corpus .*kinds"):
+        finetune.target_of(config, "kind")
+    found = finetune.target_of(config, "kinds")
+    assert (found.name, found.objective) == ("kinds", "classify")
+    with pytest.raises(InputError, match="there is none; add one"):
+        finetune.target_of(config_of(texts, data={"mixture": {"stdlib_code": 1.0}}))
+    frozen = beside(texts, optim={"trainable": probe.TRAINABLE})
+    with pytest.raises(InputError, match="fitted on one corpus; leave 'kinds' alone"):
+        finetune.grid(frozen, tmp_path, (0,), (1e-2,), ("validation",), found)
 
 
 def test_mean_and_interval_against_scipy() -> None:

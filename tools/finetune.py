@@ -11,7 +11,8 @@ from pretrainx.core import cli
 from pretrainx.core.errors import InputError
 from pretrainx.core.logs import log
 
-EPILOG = """In the config: init_from names the run to begin from, data.mixture one labelled corpus with objective classify or text_to_text.
+EPILOG = """In the config: init_from names the run to begin from, data.mixture a labelled corpus with objective classify or text_to_text.
+  rehearsal       other corpora beside it in data.mixture, such as those of an earlier task; --corpus names the one that is scored
   frozen trunk    optim.trainable=('class_head/*',); model.pooling first, last, mean or attention; model.class_hidden False is linear
   full            nothing more; optim.layer_decay below 1 makes lower layers learn slower
   adapters        model.lora_rank=8
@@ -24,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_config_flags(parser)
     parser.add_argument("--workdir", type=Path, help="folder of the grid (default: runs/<config name>)")
+    parser.add_argument("--corpus", default="", help="labelled corpus that is scored (default: the only one of data.mixture)")
     parser.add_argument("--seeds", type=int, default=5, help="so many (default: %(default)s)")
     parser.add_argument("--first_seed", type=int, default=0, help="of them (default: %(default)s)")
     parser.add_argument("--lrs", type=float, nargs="+", default=[], help="peak learning rates (default: the config's)")
@@ -43,16 +45,15 @@ def main(argv: list[str] | None = None) -> int:
     from pretrainx.train import finetune
 
     report = args.report or args.choose
-    target = finetune.target_of(config)
+    target = finetune.target_of(config, args.corpus)
     for split in dict.fromkeys((args.choose, report)):
         target.examples(split)  # a split that is not there is found before anything is trained
     if report == args.choose and len(args.lrs) > 1:
         log(f"note: the learning rate is chosen and reported on {report}, which flatters it; name another split with --report")
     folder = args.workdir or Path("runs") / config.name
     rates = args.lrs or [experiments.load(config).optim.peak_lr]
-    cells = finetune.grid(
-        config, folder, range(args.first_seed, args.first_seed + args.seeds), rates, tuple(dict.fromkeys((args.choose, report)))
-    )
+    seeds, splits = range(args.first_seed, args.first_seed + args.seeds), tuple(dict.fromkeys((args.choose, report)))
+    cells = finetune.grid(config, folder, seeds, rates, splits, target)
     found = {"corpus": target.name, "init_from": config.init_from} | finetune.summary(cells, args.choose, report)
     files.write_json(folder / "grid.json", found)
     if args.json:

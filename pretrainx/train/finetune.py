@@ -15,7 +15,7 @@ import scipy.stats
 
 from pretrainx.core import files
 from pretrainx.core.config import Config
-from pretrainx.core.errors import InputError
+from pretrainx.core.errors import InputError, nearest
 from pretrainx.core.logs import log
 from pretrainx.core.sections import Corpus
 from pretrainx.data.mixture_spec import parse_mixture
@@ -32,9 +32,10 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Target:
-    """The labelled corpus that a grid trains and scores on."""
+    """The labelled corpus that a grid scores on, and trains on, with others beside it or not."""
 
     name: str
+    objective: str
     corpus: Corpus
     task: Task
 
@@ -51,18 +52,23 @@ class Cell:
     scores: dict[str, Metrics]
 
 
-def target_of(config: Config) -> Target:
-    """The one labelled corpus of a config's mixture.
+def target_of(config: Config, name: str = "") -> Target:
+    """The labelled corpus of this name in a config's mixture; without a name, the only one.
 
     Raises:
-      InputError: there is none, or several.
+      InputError: there is none, or several and no name, or none of the name.
     """
     data = experiments.load(config).data
-    named = {name: known[name] for name, _ in parse_mixture(data) if (known := corpora.known(data)).get(name) and known[name].task}
-    if len(named) != 1:
-        raise InputError(f"data.mixture: a grid is of one labelled corpus, found {', '.join(named) or 'none'}; leave one there")
-    ((name, corpus),) = named.items()
-    return Target(name, corpora.get(name, data), corpora.task_of(name, corpus))
+    known = corpora.known(data)
+    named = {corpus: objective for corpus, objective in parse_mixture(data) if corpus in known and known[corpus].task}
+    if not named:
+        raise InputError("data.mixture: a grid is of a labelled corpus, and there is none; add one")
+    if name and name not in named:
+        raise InputError(f"--corpus {name}: no labelled corpus of data.mixture; {nearest(name, named)}")
+    if not name and len(named) > 1:
+        raise InputError(f"data.mixture has {len(named)} labelled corpora, {', '.join(named)}; say with --corpus which one is scored")
+    name = name or next(iter(named))
+    return Target(name, named[name], corpora.get(name, data), corpora.task_of(name, known[name]))
 
 
 def with_values(config: Config, peak_lr: float, seed: int) -> Config:
@@ -74,20 +80,22 @@ def with_values(config: Config, peak_lr: float, seed: int) -> Config:
     return Config(f"{config.name}-lr{peak_lr:g}-seed{seed}", config.file, values, values, inherited=config.inherited)
 
 
-def grid(config: Config, folder: Path, seeds: Sequence[int], peak_lrs: Sequence[float], splits: Sequence[str]) -> list[Cell]:
-    """All runs, scored on the splits. What is finished already is not run again, if its config is the same.
+def grid(
+    config: Config, folder: Path, seeds: Sequence[int], peak_lrs: Sequence[float], splits: Sequence[str], target: Target
+) -> list[Cell]:
+    """All runs, scored on the target's splits. What is finished already is not run again, if its config is the same.
 
     A trunk that is frozen (optim.trainable = ("class_head/*",)) runs once, and all heads are fitted on its features.
     """
     if experiments.load(config).optim.trainable == probe.TRAINABLE:
-        return probes(config, folder, seeds, peak_lrs, splits)
-    return [Cell(lr, seed, one(with_values(config, lr, seed), folder, splits)) for lr in peak_lrs for seed in seeds]
+        return probes(config, folder, seeds, peak_lrs, splits, target)
+    return [Cell(lr, seed, one(with_values(config, lr, seed), folder, splits, target)) for lr in peak_lrs for seed in seeds]
 
 
-def one(config: Config, folder: Path, splits: Sequence[str]) -> dict[str, Metrics]:
+def one(config: Config, folder: Path, splits: Sequence[str], target: Target) -> dict[str, Metrics]:
     """{split: metrics} of one run, which is trained if it has not been."""
     own = folder / config.name
-    done, wanted = own / "scores.json", {"config": config.resolved(), "splits": list(splits)}
+    done, wanted = own / "scores.json", {"config": config.resolved(), "splits": list(splits), "corpus": target.name}
     if done.exists():
         found = json.loads(done.read_text())
         if found["made_from"] == json.loads(json.dumps(wanted)):
@@ -95,16 +103,15 @@ def one(config: Config, folder: Path, splits: Sequence[str]) -> dict[str, Metric
             return scores
     run = loop.prepare(experiments.load(config), own)
     loop.train(run)
-    scores = scored(run, config, splits)
+    scores = scored(run, splits, target)
     files.write_json(done, {"made_from": wanted, "scores": scores})
     return scores
 
 
-def scored(run: Run, config: Config, splits: Sequence[str]) -> dict[str, Metrics]:
+def scored(run: Run, splits: Sequence[str], target: Target) -> dict[str, Metrics]:
     assert run.state is not None
-    program, target = run.program, target_of(config)
-    objective = next(iter(program.objectives.values()))
-    found = {}
+    program = run.program
+    objective, found = program.objectives[target.objective], {}
     for split in splits:
         examples = target.examples(split)
         made = labelled.predict(
@@ -115,11 +122,17 @@ def scored(run: Run, config: Config, splits: Sequence[str]) -> dict[str, Metrics
     return found
 
 
-def probes(config: Config, folder: Path, seeds: Sequence[int], peak_lrs: Sequence[float], splits: Sequence[str]) -> list[Cell]:
+def probes(
+    config: Config, folder: Path, seeds: Sequence[int], peak_lrs: Sequence[float], splits: Sequence[str], target: Target
+) -> list[Cell]:
     """As `grid` for a frozen trunk: its features once, then all heads side by side."""
-    target, run = target_of(config), loop.prepare(experiments.load(config), folder / config.name)
+    if len(parse_mixture(experiments.load(config).data)) > 1:
+        raise InputError(
+            f"data.mixture: heads on a frozen trunk (optim.trainable) are fitted on one corpus; leave {target.name!r} alone there"
+        )
+    run = loop.prepare(experiments.load(config), folder / config.name)
     program, experiment = run.program, run.program.experiment
-    objective = next(iter(program.objectives.values()))
+    objective = program.objectives[target.objective]
     params = loop.first_state(program).params
     log(f"{target.name}: the trunk is frozen, so its features are computed once for {len(seeds) * len(peak_lrs)} heads")
     batch_size = experiment.eval_batch_size
