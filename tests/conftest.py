@@ -21,11 +21,15 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 from support import BYTES, documents, write_split, write_topics
 
 from pretrainx.data.cache import TokenCache
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

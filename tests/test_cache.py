@@ -362,7 +362,7 @@ def test_bad_input_ends_the_tool_with_one_line_and_code_2(tmp_path: Path) -> Non
 # ---- what reading finds
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     texts=st.lists(st.tuples(st.text(max_size=20), st.binary(max_size=30)), min_size=1, max_size=8),
     spans=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), max_size=4),

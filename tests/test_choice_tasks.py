@@ -124,7 +124,7 @@ def test_last_words_are_counted_and_their_perplexity_is_of_words() -> None:
 
 
 @given(p=st.floats(0.1, 0.9), seed=st.integers(0, 50))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_intervals_are_those_of_the_binomial(p: float, seed: int) -> None:
     values = (np.random.default_rng(seed).random(900) < p).astype(float)
     found = summary("x", values, [""] * 900, seed)

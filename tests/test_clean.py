@@ -62,7 +62,7 @@ def test_mojibake_leaves_sound_text_alone() -> None:
     st.sampled_from(["cp1252", "latin-1", "cp1251", "mac_roman", "cp437"]),
     st.integers(0, 40),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_ftfy_would_repair_is_seen(parts: list[str], codec: str, start: int) -> None:
     """The fast look passes on every text that ftfy changes: same results as ftfy alone."""
     ftfy = pytest.importorskip("ftfy", reason="repairs need pretrainx[curate]")
@@ -73,7 +73,7 @@ def test_what_ftfy_would_repair_is_seen(parts: list[str], codec: str, start: int
 
 
 @given(st.text(alphabet=st.characters(min_codepoint=1, max_codepoint=0x2600), max_size=12))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_nothing_suspicious_escapes(text: str) -> None:
     badness = pytest.importorskip("ftfy.badness", reason="repairs need pretrainx[curate]")
     if badness.is_bad(text):
@@ -119,7 +119,7 @@ def test_steps_by_hand(step: Any, text: str, expected: str) -> None:
 
 
 @given(st.text(max_size=200), st.sampled_from(sorted(STEPS)))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_a_clean_text_stays_clean(text: str, name: str) -> None:
     """A step applied twice does no more than once, and leaves the other documents alone."""
     step = STEPS[name]
@@ -129,7 +129,7 @@ def test_a_clean_text_stays_clean(text: str, name: str) -> None:
 
 
 @given(st.text(max_size=100))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_unicode_leaves_printable_valid_text(text: str) -> None:
     out = clean(unicode.Step(), text + "\ud83d")
     out.encode("utf-8")

@@ -33,7 +33,7 @@ def decided(pairs: list[Pair], order: list[int], fixed: set[int]) -> dict[int, t
 
 
 @given(st.data(), st.integers(1, 12), st.integers(0, 3), st.sampled_from([1, 3, 100]), st.sampled_from([1, 4, 100]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_representatives_are_those_of_the_rule(data: Any, documents: int, of_index: int, pairs_at_once: int, rows_at_once: int) -> None:
     total = of_index + documents
     rank = [-(10**9)] * of_index + data.draw(st.lists(st.integers(0, 2), min_size=documents, max_size=documents))

@@ -275,7 +275,7 @@ def load_or_refuse(spec: str, overrides: list[str]) -> dict[str, Any] | None:
 
 
 @given(values=mutated())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_mutated_config_loads_or_is_refused_in_one_sentence(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
 ) -> None:
@@ -287,7 +287,7 @@ def test_a_mutated_config_loads_or_is_refused_in_one_sentence(
 
 
 @given(place=st.floats(0, 1), length=st.integers(0, 6), text=st.sampled_from(["", "x", " ", "\n", ":", "{", "'", "5", "\x00", "é"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_damaged_file_loads_or_is_refused_in_one_sentence(folder: Path, place: float, length: int, text: str) -> None:
     at = int(place * len(EXAMPLE))
     file = folder / "damaged.py"
@@ -298,7 +298,7 @@ def test_a_damaged_file_loads_or_is_refused_in_one_sentence(folder: Path, place:
 @given(
     st.lists(st.tuples(st.sampled_from([".".join(path) for path in paths(VALID)]) | st.text(max_size=12), st.text(max_size=10)), max_size=3)
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_overrides_load_or_are_refused_in_one_sentence(folder: Path, pairs: list[tuple[str, str]]) -> None:
     load_or_refuse(f"{folder}/example.py", [f"{path}={text}" for path, text in pairs])
 

@@ -157,7 +157,7 @@ def test_a_checkpoint_of_before_there_were_digests_is_used_and_said(copy: Path, 
     assert "has no digests (an older version wrote it): it is used unchecked" in capsys.readouterr().err
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=60), st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=70)),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=20), inner, max_size=3)), max_leaves=8,

@@ -106,7 +106,7 @@ def python_spans(text: str, items: Sequence[str], n: int, least: int) -> list[tu
 WORDS = st.lists(st.sampled_from(["a", "b", "É", "ﬁn", "漢", "e\u0301"]), max_size=12).map(" ".join)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(WORDS, max_size=5), st.lists(WORDS, min_size=1, max_size=3))
 def test_stretches_are_those_that_lists_of_strings_give(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], items: list[str]

@@ -64,7 +64,7 @@ def pairs_of(found: dict[str, np.ndarray]) -> dict[int, int]:
     return dict(zip(found["index"].tolist(), found["kept"].tolist(), strict=True))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXTS)
 def test_words_are_those_that_a_regular_expression_finds_in_folded_text(texts: list[str]) -> None:
     found = shingles.words(batch(texts))
@@ -76,7 +76,7 @@ def test_words_are_those_that_a_regular_expression_finds_in_folded_text(texts: l
         assert names.setdefault(value, word) == word and hashes.setdefault(word, value) == value
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(TEXTS, st.integers(1, 4))
 def test_words_do_not_depend_on_the_batch(texts: list[str], n: int) -> None:
     whole = shingles.sets(shingles.shingles(shingles.words(batch(texts)), n))
@@ -85,7 +85,7 @@ def test_words_do_not_depend_on_the_batch(texts: list[str], n: int) -> None:
         assert np.array_equal(whole.of(i), alone.of(0))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from("ab é\u0301ﬁ漢"), max_size=40), st.text(st.sampled_from("ab é\u0301ﬁ漢"), max_size=40), st.integers(1, 3))
 def test_similarity_is_that_of_sets_of_strings(one: str, other: str, n: int) -> None:
     setting = Settings(ngram=n, min_jaccard=0.0)
@@ -97,7 +97,7 @@ def test_similarity_is_that_of_sets_of_strings(one: str, other: str, n: int) -> 
     assert found["containment"].tolist() == [len(a & b) / len(b) if b else 0.0]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.sampled_from(ODD) | st.characters(exclude_categories=("Cs",)), max_size=60))
 def test_positions_lead_back_to_the_characters_of_a_word(text: str) -> None:
     values, starts, ends = shingles.positions(text)
@@ -203,7 +203,7 @@ def greedy(texts: Sequence[str], setting: Settings) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("keep", ["first", "longest"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.sampled_from("abcd"), max_size=7).map(" ".join), max_size=14))
 def test_the_choice_is_the_greedy_one(keep: str, texts: list[str]) -> None:
     # 128 bands of one row: that two texts of Jaccard >= .5 meet in none has the chance 2^-128
@@ -383,7 +383,7 @@ def exact_pairs(
     return {int(a): int(b) for part in found for a, b in zip(part["place"], part["kept"], strict=True)}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from(["a", "A", " a\n", "ﬁ", "fi", "e\u0301", "é", ""]), max_size=12), st.booleans(), st.integers(1, 4))
 def test_equal_documents_are_those_that_a_dict_finds(texts: list[str], folded: bool, rows: int) -> None:
     first: dict[str, int] = {}
@@ -438,7 +438,7 @@ def without_repeated(parts: Sequence[Sequence[Batch]], form: exact.Passages, row
 
 
 @pytest.mark.parametrize("unit", ["line", "paragraph"])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.text(st.sampled_from("ab\n \t\u2003"), max_size=14), max_size=6), st.integers(1, 3), st.integers(1, 5))
 def test_passages_seen_before_go_and_the_rest_stays(unit: str, texts: list[str], least: int, rows: int) -> None:
     seen: set[str] = set()

@@ -88,7 +88,7 @@ def test_a_hopeless_model_has_a_finite_perplexity() -> None:
 
 
 @given(num_tokens=st.integers(0, 300), length=st.integers(1, 40), share=st.floats(0, 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_token_is_new_in_one_window_and_sees_enough(num_tokens: int, length: int, share: float) -> None:
     stride = max(1, round(share * length))
     cache: Any = SimpleNamespace(num_tokens=lambda feature: num_tokens, vocabulary=BYTES)

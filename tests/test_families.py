@@ -240,7 +240,7 @@ def test_initial_deviations_are_the_published_ones() -> None:
 
 
 @given(st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_visibility_and_bias_equal_loops(causal: bool, marked: bool, segmented: bool, crossed: bool, biased: bool, seed: int) -> None:
     """The mask by its definition, position by position; attention with it in float64."""
     rng = np.random.default_rng(seed)

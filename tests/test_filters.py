@@ -84,13 +84,13 @@ def test_words_by_hand(text: str, expected: str) -> None:
 
 
 @given(st.text(alphabet=TROUBLE, max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_words_tile_the_text(text: str) -> None:
     assert "".join(words.split(text)) == "".join(text.split())
 
 
 @given(st.lists(st.text(alphabet=TROUBLE, max_size=80), max_size=8), st.integers(0, 8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_decision_depends_on_the_document_alone(texts: list[str], cut: int) -> None:
     for rule in FILTERS.values():
         whole = rule.reasons(batch_of(*texts))
@@ -99,7 +99,7 @@ def test_a_decision_depends_on_the_document_alone(texts: list[str], cut: int) ->
 
 
 @given(st.text(alphabet="ab \n\r\x1c", max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_lines_against_python(text: str) -> None:
     found = lines.lines(batch_of(text))
     pieces = text.split("\n")
@@ -112,7 +112,7 @@ def test_lines_against_python(text: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["a", "b", "ab", "ba", "c"]), max_size=40), st.integers(2, 5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_repeated_runs_against_a_slow_count(tokens: list[str], size: int) -> None:
     text = " ".join(tokens)
     runs: dict[str, int] = {}

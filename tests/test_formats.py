@@ -334,7 +334,7 @@ def harmless(path: Path, kind: str = "auto") -> None:
         assert str(path) in str(one) and "\n" not in str(one) and one.reason
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(name=st.sampled_from(sorted(SEEDS)), seed=st.integers(0, 2**32))
 def test_mutated_files_do_no_harm(tmp_path_factory: pytest.TempPathFactory, name: str, seed: int) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz" / name
@@ -343,7 +343,7 @@ def test_mutated_files_do_no_harm(tmp_path_factory: pytest.TempPathFactory, name
     harmless(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(name=st.sampled_from(RANDOM), data=st.binary(max_size=300))
 def test_random_bytes_do_no_harm(tmp_path_factory: pytest.TempPathFactory, name: str, data: bytes) -> None:
     if name.endswith("zst"):
@@ -354,7 +354,7 @@ def test_random_bytes_do_no_harm(tmp_path_factory: pytest.TempPathFactory, name:
     harmless(path)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**32))
 def test_mutated_parquet_does_no_harm(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     pa = pytest.importorskip("pyarrow")
@@ -375,14 +375,14 @@ WIKI_MARKS = ["{{", "}}", "[[", "]]", "{|", "|}", "|", "=", "==", "\n", "<ref>",
 PAGE_MARKS = ["<p>", "</p>", "<a>", "</a>", "<", ">", "<script>", "</script>", "<!--", "-->", '"', "<div a='", "x", " ", "&lt;"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(WIKI_MARKS)))
 def test_any_wikitext_gives_text(parts: list[str]) -> None:
     text = wikitext.plain("".join(parts))
     assert text == text.strip() and text.count("x") <= parts.count("x")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(PAGE_MARKS)))
 def test_any_page_gives_text(parts: list[str]) -> None:
     text, _ = html.builtin("".join(parts))

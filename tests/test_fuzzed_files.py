@@ -79,7 +79,7 @@ def fine_or_refused(read: Callable[[], Any]) -> None:
         assert "\n" not in str(error) and len(str(error)) < 2000
 
 
-many = hypothesis_settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+many = hypothesis_settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @pytest.fixture(scope="module")

@@ -209,7 +209,7 @@ def reference(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     p=st.sampled_from([1.0, 0.9, 0.01]),
     temperature=st.sampled_from([0.3, 2.0]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_filters_equal_numpy(seed: int, k: int, p: float, temperature: float) -> None:
     logits = np.random.default_rng(seed).normal(size=20).astype(np.float32) * 2
     sampling = Sampling(temperature, k, p)

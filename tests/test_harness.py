@@ -88,7 +88,7 @@ def test_rolling_windows_by_hand() -> None:
 
 
 @given(length=st.integers(0, 40), window=st.integers(1, 12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_each_token_is_predicted_once_from_those_before_it(length: int, window: int) -> None:
     rows = rolling_rows(np.arange(length, dtype=np.int32), 99, window, prefix=True)
     told = [t for row in rows for t in row.targets[row.first : row.stop].tolist()]
@@ -101,7 +101,7 @@ def test_each_token_is_predicted_once_from_those_before_it(length: int, window: 
 
 @needs_harness
 @given(length=st.integers(0, 60), window=st.integers(1, 20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_rolling_windows_are_theirs(length: int, window: int) -> None:
     from lm_eval.utils import get_rolling_token_windows
 
@@ -110,7 +110,7 @@ def test_rolling_windows_are_theirs(length: int, window: int) -> None:
 
 @needs_harness
 @given(context=TEXT, continuation=TEXT)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_continuations_begin_where_theirs_do(context: str, continuation: str) -> None:
     """With pieces that cross words: equal, but that a piece across the seam is paid for here. There it may be left out."""
     assume(context)

@@ -215,7 +215,7 @@ def count(**values: Any) -> int | None:
 
 
 @given(start=st.integers(-50, 50), limit=st.integers(-50, 50), step=st.integers(1, 7), turned=st.booleans(), closed=st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_trips_are_those_of_a_range(start: int, limit: int, step: int, turned: bool, closed: bool) -> None:
     sides = "%limit, %j" if turned else "%j, %limit"
     up = ("GE" if turned else "LE") if closed else ("GT" if turned else "LT")

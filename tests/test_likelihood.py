@@ -230,7 +230,7 @@ TEXT = st.lists(st.sampled_from([*PIECES, " ", "a", "t", "h", "e", "\n", "o"]), 
 
 
 @given(context=TEXT, continuation=TEXT)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_character_of_the_continuation_is_paid_for(context: str, continuation: str) -> None:
     s = spell(longest_match, (context, continuation))
     kept = context.rstrip()

@@ -51,7 +51,7 @@ def grid(*sides: int) -> list[tuple[int, ...]]:
     return [tuple(map(int, place)) for place in np.ndindex(*sides)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 2), st.randoms())
 def test_an_axis_row_by_row_is_made_of_the_dimensions_of_the_torus(sides: list[int], cores: int, random: Any) -> None:
     order = list(range(len(sides)))

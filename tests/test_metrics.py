@@ -19,7 +19,7 @@ from pretrainx.metrics.leaderboards import glue_score, superglue_score
 
 WORDS = st.sampled_from(["a", "an", "the", "The", "cat", "Cat,", "sat.", "on", "mat!", "dog's", "(x)", "3.5", "é", "—", "\t\n"])
 TEXT = st.lists(WORDS, max_size=7).map(" ".join)
-MANY = settings(max_examples=200, deadline=None)
+MANY = settings(max_examples=200)
 
 
 def sklearn_metrics() -> Any:
@@ -265,7 +265,7 @@ def test_rouge_by_hand() -> None:
 
 
 @given(pairs=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rouge_1_equals_a_count(pairs: list[tuple[str, str]]) -> None:
     import re
 

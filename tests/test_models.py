@@ -78,7 +78,7 @@ def reference_attention(q: Any, k: Any, v: Any, seen: np.ndarray, softcap: float
     softcap=st.sampled_from([0.0, 2.0]),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_attention_equals_numpy(kv_heads: int, is_causal: bool, segmented: bool, softcap: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     B, T, N, H = 2, 9, 4, 8

@@ -65,7 +65,7 @@ def rebuilt(part_a: list[int], told: list[tuple[int, list[int]]]) -> list[int]:
 
 @given(lengths=many_documents, length=st.integers(1, 160), rate=st.sampled_from([0.03, 0.15, 0.5, 0.9]),
        mean=st.sampled_from([0.5, 3.0, 12.0]), seed=st.integers(0, 99))  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_nothing_is_lost(lengths: list[int], length: int, rate: float, mean: float, seed: int) -> None:
     made = objective(length, mask_rate=rate, poisson_lambda=mean)
     window = random_window(lengths, made.window_length, seed)

@@ -53,7 +53,7 @@ rates = st.sampled_from([0.01, 0.3, 0.8, 1.0])
 
 @given(lengths=many_documents, length=st.integers(1, 120), transforms=st.lists(st.sampled_from(sorted(TRANSFORMS)), min_size=1, max_size=4),
        rate=rates, mean=st.sampled_from([0.3, 3.0, 20.0]), seed=st.integers(0, 99))  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_original_is_what_is_written(
     lengths: list[int], length: int, transforms: list[str], rate: float, mean: float, seed: int
 ) -> None:
@@ -70,7 +70,7 @@ def test_the_original_is_what_is_written(
 
 
 @given(tokens=documents_st, rate=rates, address=st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_masking_masks_in_place(tokens: list[int], rate: float, address: int) -> None:
     found = corrupted("token_masking", tokens, address, mask_rate=rate)
     assert all(a in (b, MASK) for a, b in zip(found, tokens, strict=True))
@@ -78,7 +78,7 @@ def test_masking_masks_in_place(tokens: list[int], rate: float, address: int) ->
 
 
 @given(tokens=documents_st, rate=rates, address=st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_deletion_leaves_a_subsequence(tokens: list[int], rate: float, address: int) -> None:
     found = corrupted("token_deletion", tokens, address, mask_rate=rate)
     assert is_subsequence(found, tokens)
@@ -87,7 +87,7 @@ def test_deletion_leaves_a_subsequence(tokens: list[int], rate: float, address: 
 
 
 @given(tokens=documents_st, rate=rates, mean=st.sampled_from([0.3, 3.0, 20.0]), address=st.integers(0, 99))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_infilling_keeps_a_subsequence_with_masks_between(tokens: list[int], rate: float, mean: float, address: int) -> None:
     found = corrupted("text_infilling", tokens, address, mask_rate=rate, poisson_lambda=mean)
     kept = [token for token in found if token != MASK]
@@ -98,7 +98,7 @@ def test_infilling_keeps_a_subsequence_with_masks_between(tokens: list[int], rat
 
 
 @given(tokens=documents_st, address=st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_permutation_moves_whole_sentences(tokens: list[int], address: int) -> None:
     found = corrupted("sentence_permutation", [*tokens, EOS], address)
     assert found[-1] == EOS
@@ -119,7 +119,7 @@ def test_permutation_moves_whole_sentences(tokens: list[int], address: int) -> N
 
 
 @given(tokens=documents_st, address=st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rotation_rotates(tokens: list[int], address: int) -> None:
     found = corrupted("document_rotation", [*tokens, EOS], address)
     assert found[-1] == EOS

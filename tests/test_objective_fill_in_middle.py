@@ -56,7 +56,7 @@ def rebuilt(string: list[int]) -> list[int]:
 
 @given(lengths=many_documents, length=st.integers(4, 300), rate=st.sampled_from([0.2, 1.0]), spm=st.sampled_from([0.0, 0.5, 1.0]),
        least=st.integers(1, 20), seed=st.integers(0, 99))  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_nothing_is_lost(lengths: list[int], length: int, rate: float, spm: float, least: int, seed: int) -> None:
     made = objective(length, rate=rate, spm_rate=spm, min_length=least)
     window = random_window(lengths, made.window_length, seed)

@@ -43,7 +43,7 @@ def chosen_runs(masking: Masking, window: Window, address: int) -> list[np.ndarr
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), pad=st.integers(0, 9), rate=st.floats(0.01, 1.0),
     unit=st.sampled_from(UNITS), seed=st.integers(0, 99),
 )  # fmt: skip
-@hypothesis_settings(max_examples=200, deadline=None)
+@hypothesis_settings(max_examples=200)
 def test_what_is_chosen_and_what_is_not(lengths: list[int], pad: int, rate: float, unit: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     window = window_of(*([*rng.integers(3, 259, n - 1).tolist(), 1] for n in lengths), pad=pad)
@@ -277,7 +277,7 @@ def test_spans_lie_evenly() -> None:
     texts=st.lists(st.text("ab .", min_size=0, max_size=30), min_size=1, max_size=6), unit=st.sampled_from(["span", "ngram"]),
     rate=st.floats(0.05, 0.9), seed=st.integers(0, 99), inner=st.booleans(), ended=st.booleans(),
 )  # fmt: skip
-@hypothesis_settings(max_examples=200, deadline=None)
+@hypothesis_settings(max_examples=200)
 def test_runs_keep_to_one_document(texts: list[str], unit: Any, rate: float, seed: int, inner: bool, ended: bool) -> None:
     window = window_of(*([*(b + 3 for b in text.encode()), *[1] * ended] for text in texts), pad=3)
     masking = Masking(BYTES, rate, unit=unit, inner=inner)

@@ -142,7 +142,7 @@ def test_documents_of_a_window_are_drawn_by_length() -> None:
     texts=st.lists(st.text("ab. \n", max_size=40), min_size=1, max_size=5), other=st.text("xy. ", max_size=60),
     room=st.integers(2, 80), seed=st.integers(0, 99), rate=st.sampled_from([0.0, 0.15]), first=st.booleans(),
 )  # fmt: skip
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 def test_texts_are_stretches_of_their_documents(texts: list[str], other: str, room: int, seed: int, rate: float, first: bool) -> None:
     used = sum(len(t) + 1 for t in texts)
     room = max(room, used)

@@ -47,7 +47,7 @@ def parts(features: Features, number: int) -> tuple[list[int], list[int]]:
 
 @given(lengths=many_documents, length=st.integers(1, 200), form=st.sampled_from(FORMS), share=st.sampled_from([0.02, 0.25, 0.3, 0.5]),
        least=st.integers(1, 4), mode=st.booleans(), seed=st.integers(0, 9))  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_nothing_is_lost(lengths: list[int], length: int, form: str, share: float, least: int, mode: bool, seed: int) -> None:
     made = objective(length, form=form, target_share=share, min_prefix=least, mode_token=-1 if mode else None)
     window = random_window(lengths, length, seed)

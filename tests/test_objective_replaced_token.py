@@ -46,7 +46,7 @@ def judged(objective: replaced_token.Objective, outputs: StandIn, batch: dict[st
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), pad=st.integers(0, 9), rate=st.floats(0.01, 1.0), seed=st.integers(0, 99)
 )  # fmt: skip
-@hypothesis_settings(max_examples=100, deadline=None)
+@hypothesis_settings(max_examples=100)
 def test_every_chosen_token_is_masked(lengths: list[int], pad: int, rate: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     window = window_of(*([*rng.integers(3, 259, n - 1).tolist(), 1] for n in lengths), pad=pad)

@@ -65,7 +65,7 @@ def test_texts_are_swapped_at_their_rate(rate: float) -> None:
 
 
 @given(texts=st.lists(st.text("ab. \n", max_size=40), min_size=1, max_size=5), pad=st.integers(2, 30), seed=st.integers(0, 99))
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 def test_both_texts_are_one_stretch_of_one_document(texts: list[str], pad: int, seed: int) -> None:
     window = window_of(*([*ids(t), 1] for t in texts), pad=pad)
     features = pair(window, seed)

@@ -83,7 +83,7 @@ def test_a_span_by_hand() -> None:
     texts=st.lists(st.text("ab .", max_size=40), min_size=1, max_size=6), pad=st.integers(0, 9), rate=st.floats(0.02, 1.0),
     seed=st.integers(0, 99), ended=st.booleans(),
 )  # fmt: skip
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 def test_boundaries_exist_and_nothing_is_lost(texts: list[str], pad: int, rate: float, seed: int, ended: bool) -> None:
     window = window_of(*([*ids(text), *[1] * ended] for text in texts), pad=max(pad, 1))
     features = make(window, seed, mask_rate=rate)

@@ -158,7 +158,7 @@ def test_t5_keeps_the_first_token_and_ends_in_a_span() -> None:
 
 @given(lengths=many_documents, density=st.sampled_from([0.02, 0.15, 0.5, 0.8]), mean=st.sampled_from([1.0, 3.0, 8.0, 64.0]),
        length=st.integers(1, 130), form=st.sampled_from(FORMS), mode=st.booleans(), roll=st.booleans(), seed=st.integers(0, 9))  # fmt: skip
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_nothing_is_lost_and_all_fits(
     lengths: list[int], density: float, mean: float, length: int, form: str, mode: bool, roll: bool, seed: int
 ) -> None:
@@ -305,7 +305,7 @@ def test_too_few_sentinels_are_refused() -> None:
     phase=st.floats(0, 0.999),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_spread_is_exact(weights: list[int], total: int, phase: float, seed: int) -> None:
     most = np.random.default_rng(seed).integers(0, 20, len(weights))
     given_out = spans.spread(total, np.asarray(weights), most, phase)

@@ -46,7 +46,7 @@ ENTRIES: list[tuple[Any, dict[str, Any]]] = [
 
 
 @given(lengths=many_documents, form=st.sampled_from(FORMS), length=st.integers(4, 200), address=st.integers(0, 999))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_each_draw_is_what_the_objective_by_itself_makes(lengths: list[int], form: str, length: int, address: int) -> None:
     """On the same randomness, after the draw. So reconstruction and bounds are those of the objectives drawn."""
     made = objective(length, form=form)

@@ -212,7 +212,7 @@ def test_weight_is_what_loss_reports(objective: Any, problem: tuple[np.ndarray, 
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=8), first=st.integers(0, 7), count=st.integers(1, 3), length=st.integers(1, 50),
     address=st.integers(0, 999),
 )  # fmt: skip
-@hypothesis_settings(max_examples=200, deadline=None)
+@hypothesis_settings(max_examples=200)
 def test_elsewhere_lies_in_one_other_document(sizes: list[int], first: int, count: int, length: int, address: int) -> None:
     ends = np.cumsum(sizes)
     own = (min(first, len(sizes) - 1), min(first + count, len(sizes)))

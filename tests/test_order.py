@@ -25,7 +25,7 @@ def test_a_permutation_is_a_bijection_for_every_small_size() -> None:
 
 
 @given(size=st.integers(1, 1 << 45), key=st.integers(0, (1 << 128) - 1), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_permutation_of_any_size_stays_in_range_and_inverts(size: int, key: int, data: st.DataObject) -> None:
     index = np.asarray(data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20)), np.int64)
     permutation = Permutation(size, key)
@@ -73,7 +73,7 @@ def test_a_source_keeps_its_order_when_others_come_or_go() -> None:
 
 
 @given(rates=RATES, blocks=st.integers(0, 1 << 34))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_rates_hold_within_one_row_and_counts_never_fall(rates: list[float], blocks: int) -> None:
     order = order_of(rates)
     total = sum(rates)
@@ -87,7 +87,7 @@ def test_rates_hold_within_one_row_and_counts_never_fall(rates: list[float], blo
 
 
 @given(rates=RATES, seed=st.integers(0, 1 << 40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_blocks_hold_what_counts_promise(rates: list[float], seed: int) -> None:
     order = order_of(rates, seed=seed)
     rows = order.rows(0, 2 * order.block)
@@ -109,7 +109,7 @@ def test_every_window_is_read_once_an_epoch() -> None:
 
 
 @given(rates=RATES, start=st.integers(0, 5000), length=st.integers(0, 3000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_rows_do_not_depend_on_where_reading_starts(rates: list[float], start: int, length: int) -> None:
     order = order_of(rates)
     part, whole = order.rows(start, start + length), order.rows(0, start + length)
@@ -120,7 +120,7 @@ def test_rows_do_not_depend_on_where_reading_starts(rates: list[float], start: i
 @given(
     rates=RATES, windows=st.lists(st.integers(5, 5000), min_size=5, max_size=5), before=st.integers(0, 6000), data=st.data()
 )  # fmt: skip
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_find_is_the_inverse_of_rows(rates: list[float], windows: list[int], before: int, data: st.DataObject) -> None:
     order = order_of(rates, windows[: len(rates)])
     source = data.draw(st.integers(0, len(rates) - 1))

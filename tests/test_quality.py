@@ -53,7 +53,7 @@ def test_languages_by_hand() -> None:
 
 
 @given(st.lists(st.one_of(st.sampled_from(list(SENTENCES.values())), st.text(max_size=60)), min_size=1, max_size=4), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_languages_are_those_of_the_library(parts: list[str], upper: bool) -> None:
     candidates = tuple(SENTENCES)
     library = _library(candidates)

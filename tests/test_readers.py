@@ -192,7 +192,7 @@ def test_a_long_line_never_lies_in_memory_whole(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(texts=st.lists(ANY_TEXT, min_size=1, max_size=12), n=st.integers(1, 5))
 def test_any_text_survives_and_parts_make_the_whole(tmp_path_factory: pytest.TempPathFactory, texts: list[str], n: int) -> None:
     path = jsonl(tmp_path_factory.mktemp("part") / "a.jsonl", [{"id": str(i), "text": t} for i, t in enumerate(texts)])

@@ -122,7 +122,7 @@ def made(program: list[tuple[str, float]]) -> list[Step]:
 
 
 @given(programs, st.integers(1, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_times_add_up_and_lie_between_their_bounds(program: list[tuple[str, float]], times: int) -> None:
     steps = tuple(made(program))
     found, looped = run(*steps), run(Loop("loop", times, steps))

@@ -120,7 +120,7 @@ def test_a_task_without_objective_stays_a_token_stream(data: Data) -> None:
 
 
 @given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=20), width=st.integers(1, 12), add_eos=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_windows_cut_from_documents_are_those_read_from_the_cache(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], width: int, add_eos: bool
 ) -> None:

@@ -72,7 +72,7 @@ def test_what_is_no_list_is_refused(tmp_path: Path, text: str, message: str) -> 
         skips.read(tmp_path / "nowhere.json")
 
 
-@hypothesis_settings(max_examples=5, deadline=None)
+@hypothesis_settings(max_examples=5)
 @given(stretches)
 def test_loader_and_ledger_feed_the_same(cache_dir: Path, found: list[tuple[int, int]]) -> None:
     """And the inverse: a document is seen where the steps show it."""

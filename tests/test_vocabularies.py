@@ -134,7 +134,7 @@ def test_a_size_that_cannot_be(size: int, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=st.lists(st.text("ab\n ", max_size=40), max_size=8), limit=st.integers(1, 120), data=st.data())
 def test_the_sample_does_not_depend_on_the_order(texts: list[str], limit: int, data: st.DataObject) -> None:
     one = training.sample(texts, limit)
@@ -166,7 +166,7 @@ def test_ours_and_seqio_give_the_same_ids_and_the_text_back(model: Path, seqio_s
     assert int(vocabulary.token_bytes[np.asarray(ids, int)].sum()) == len(text.encode())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXT)
 def test_any_text_comes_back(model: Path, seqio_side: Any, text: str) -> None:
     vocabulary = vocabulary_spec.load(str(model))

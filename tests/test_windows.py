@@ -59,7 +59,7 @@ def test_the_order_of_reading_does_not_matter(topics: TokenCache) -> None:
 
 
 @given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=30), width=st.integers(1, 12), shards=st.integers(1, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_ragged_and_empty_documents(tmp_path_factory: pytest.TempPathFactory, lengths: list[int], width: int, shards: int) -> None:
     """Documents of a few bytes, also of none (an end token alone): each token in one window, each span clipped right."""
     texts = [chr(97 + i % 26) * n for i, n in enumerate(lengths)]
