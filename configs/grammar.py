@@ -7,7 +7,7 @@ Words:    python tools/train_vocabulary.py --config=configs/grammar.py --size 10
 Cache:    python tools/cache_tasks.py --config=configs/grammar.py
 Train:    python tools/train.py --config=configs/grammar.py
 Hardware: 2 CPU cores, about an hour
-Expect:   62.4 and 62.9 % in two runs of BLiMP's pairs (a byte 5-gram has 61, chance 50), on 18.5 MB of sentences of 4 to 30 words
+Expect:   62.4 and 62.9 % of BLiMP's pairs in two runs (a byte 5-gram has 61, chance 50), on 18.5 MB of sentences of 4 to 30 words
 """
 
 from ml_collections import ConfigDict

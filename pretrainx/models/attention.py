@@ -154,33 +154,34 @@ def choose(
     config: Any, partitioner: Partitioner, sight: Visibility, length: int, key_length: int, bias: jax.Array | None, kernel: str
 ) -> Attend:
     """What the kernel of this name, or of the platform where it is `auto`, makes of it."""
-    if (parts := partitioner.exchanges) > 1:
-        return of_heads(config, partitioner, sight, length, key_length, kernel, parts)
-    return of_kernel(config, partitioner, sight, length, key_length, bias, kernel, config.num_heads, config.kv_heads)
+    case = Case(
+        sight, length, key_length, config.num_heads, config.kv_heads, config.head_size, config.dtype, config.attention_softcap,
+        partitioner, bias,
+    )  # fmt: skip
+    return of_heads(case, kernel) if partitioner.exchanges > 1 else of_kernel(case, kernel)
 
 
-def of_heads(config: Any, partitioner: Partitioner, sight: Visibility, length: int, key_length: int, kernel: str, parts: int) -> Attend:
-    """Where each of `parts` devices holds a part of every row: the kernel over whole rows of each one's heads."""
-    kv_heads = math.lcm(config.kv_heads, parts)  # those that are fewer than devices are there more than once
-    segments, both_ways = (x if x is None else partitioner.of_row(x) for x in (sight.segment_ids, sight.bidirectional))
-    seen = replace(sight, segment_ids=segments, bidirectional=both_ways)
-    heads = config.num_heads // parts, kv_heads // parts
-    mix = of_kernel(config, partitioner.of_heads, seen, length * parts, key_length * parts, None, kernel, *heads)
+def of_heads(case: Case, kernel: str) -> Attend:
+    """Where each of several devices holds a part of every row: the kernel over whole rows of each one's heads."""
+    partitioner, parts = case.partitioner, case.partitioner.exchanges
+    kv_heads = math.lcm(case.kv_heads, parts)  # those that are fewer than devices are there more than once
+    segments, both_ways = (x if x is None else partitioner.of_row(x) for x in (case.sight.segment_ids, case.sight.bidirectional))
+    whole = replace(
+        case, sight=replace(case.sight, segment_ids=segments, bidirectional=both_ways), length=case.length * parts,
+        key_length=case.key_length * parts, num_heads=case.num_heads // parts, kv_heads=kv_heads // parts, partitioner=partitioner.of_heads,
+    )  # fmt: skip
+    mix = of_kernel(whole, kernel)
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        k, v = (jnp.repeat(x, kv_heads // config.kv_heads, axis=2) for x in (k, v))
+        k, v = (jnp.repeat(x, kv_heads // case.kv_heads, axis=2) for x in (k, v))
         exchanged = [checkpoint_name(partitioner.exchange(x), name) for name, x in (("query", q), ("key", k), ("value", v))]
         return partitioner.exchange(mix(*exchanged), back=True)
 
     return attend
 
 
-def of_kernel(
-    config: Any, partitioner: Partitioner, sight: Visibility, length: int, key_length: int, bias: jax.Array | None, kernel: str,
-    num_heads: int, kv_heads: int,
-) -> Attend:  # fmt: skip
-    case = Case(sight, length, key_length, num_heads, kv_heads, config.head_size, config.dtype, config.attention_softcap, partitioner, bias)
-    name = BEST.get(partitioner.platform, "xla") if kernel == "auto" else kernel
+def of_kernel(case: Case, kernel: str) -> Attend:
+    name = BEST.get(case.partitioner.platform, "xla") if kernel == "auto" else kernel
     if lacking := KERNELS[name].why_not(case):
         if kernel != "auto":
             raise InputError(f"model.attention_kernel {name!r} has no {lacking}; accepted here are 'auto' and 'xla'")

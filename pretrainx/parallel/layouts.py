@@ -45,6 +45,7 @@ class Layout:
 
 
 _BATCH: Rules = {"batch": ("data", "fsdp")}
+_TOKENS = ("fsdp", "tensor", "sequence")  # all that rows and their length lie on, but copies
 
 LAYOUTS = {
     # Every device holds all weights; gradients are summed.
@@ -65,10 +66,10 @@ LAYOUTS = {
     # As fsdp_manual, and rows are cut along their length over `tensor` (or `sequence`), in attention by heads (Jacobs 2023, Ulysses):
     # what the devices of a row exchange is a fraction of what tensor parallelism sends.
     "fsdp_ulysses": Layout(
-        weights={"embed": ("fsdp", "tensor", "sequence"), "embedding": ("fsdp", "tensor", "sequence")},
+        weights={"embed": _TOKENS, "embedding": _TOKENS},
         activations=_BATCH | {"length": ("tensor", "sequence")},
         manual=True,
-        preferred={"vocab": ("fsdp", "tensor", "sequence"), "mlp": ("fsdp", "tensor", "sequence")},
+        preferred={"vocab": _TOKENS, "mlp": _TOKENS},
     ),
     # As fsdp, and heads, mlp and vocabulary are cut over `tensor` (Megatron-LM's column and row cuts).
     "fsdp_tp": Layout(

@@ -84,16 +84,19 @@ class DocumentSource(seqio.DataSource):
         return tf.data.Dataset.from_generator(self._batches, output_signature=many).unbatch()
 
     def _batches(self) -> Iterator[dict[str, list[bytes]]]:
+        def by_key() -> dict[str, list[bytes]]:
+            return {key: [one[key] for one in batch] for key in self.keys}
+
         batch: list[dict[str, bytes]] = []
         size = 0
         for example in self._examples(*self._selected):
             batch.append(example)
             size += sum(map(len, example.values()))
             if len(batch) == CROSSING or size > CROSSING_BYTES:
-                yield {key: [one[key] for one in batch] for key in self.keys}
+                yield by_key()
                 batch, size = [], 0
         if batch:
-            yield {key: [one[key] for one in batch] for key in self.keys}
+            yield by_key()
 
     def _shard(self, split: str, info: seqio.ShardInfo | None) -> tuple[list[str], tuple[int, int]]:
         names = self.list_shards(split)

@@ -258,7 +258,7 @@ def require_manual(partitioner: Partitioner, model: Any, lengths: set[int]) -> N
     tokens, idle = partitioner.token_axes, {axis for axis, size in partitioner.mesh.shape.items() if size == 1}
     weights, activations = partitioner.layout.weights, partitioner.layout.activations
     wrong = [(f"weights.{dim}", axis) for dim, axes in weights.items() for axis in axes_of(axes) if axis not in tokens]
-    wrong += [(f"activations.{dim}", axis) for dim in activations.keys() - {"batch", "length"} for axis in axes_of(activations[dim])]
+    wrong += [(f"activations.{dim}", axis) for dim in activations if dim not in ("batch", "length") for axis in axes_of(activations[dim])]
     for rule, axis in wrong:
         if axis not in idle:
             raise InputError(

@@ -68,7 +68,8 @@ def target_of(config: Config, name: str = "") -> Target:
     if not name and len(named) > 1:
         raise InputError(f"data.mixture has {len(named)} labelled corpora, {', '.join(named)}; say with --corpus which one is scored")
     name = name or next(iter(named))
-    return Target(name, named[name], corpora.get(name, data), corpora.task_of(name, known[name]))
+    corpus = corpora.get(name, data)
+    return Target(name, named[name], corpus, corpora.task_of(name, corpus))
 
 
 def with_values(config: Config, peak_lr: float, seed: int) -> Config:
@@ -126,11 +127,12 @@ def probes(
     config: Config, folder: Path, seeds: Sequence[int], peak_lrs: Sequence[float], splits: Sequence[str], target: Target
 ) -> list[Cell]:
     """As `grid` for a frozen trunk: its features once, then all heads side by side."""
-    if len(parse_mixture(experiments.load(config).data)) > 1:
+    loaded = experiments.load(config)
+    if len(parse_mixture(loaded.data)) > 1:
         raise InputError(
             f"data.mixture: heads on a frozen trunk (optim.trainable) are fitted on one corpus; leave {target.name!r} alone there"
         )
-    run = loop.prepare(experiments.load(config), folder / config.name)
+    run = loop.prepare(loaded, folder / config.name)
     program, experiment = run.program, run.program.experiment
     objective = program.objectives[target.objective]
     params = loop.first_state(program).params

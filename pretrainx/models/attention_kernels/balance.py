@@ -14,7 +14,7 @@ import numpy as np
 
 from pretrainx.models.attention_kernels.case import on_each_device
 from pretrainx.models.attention_kernels.sight import Visibility
-from pretrainx.parallel.shard import Partitioner, spec
+from pretrainx.parallel.shard import Partitioner
 
 
 def zigzag(parts: int, length: int) -> np.ndarray:
@@ -52,7 +52,7 @@ def reorder(order: np.ndarray, positions: jax.Array, sight: Visibility) -> tuple
 
 def exchange(x: jax.Array, partitioner: Partitioner, *, back: bool = False) -> jax.Array:
     """Activations [B, L, D] from the row's order into zig-zag, or back: each device sends, and gets, its two pieces."""
-    axes = spec(("length",), partitioner.layout.activations)[0] or ()
+    axes = partitioner.length_axes
     n = partitioner.axis_size(axes)
     # Device d of the row's order holds the pieces 2d and 2d + 1. Its first goes to where that piece lies in zig-zag order, which
     # is another device for each d; so does its second.
