@@ -197,7 +197,8 @@ def test_adapters_by_numpy_and_nothing_at_first(texts: Path) -> None:
 
 @pytest.mark.slow
 def test_adapters_alone_are_trained_and_scored(texts: Path, tmp_path: Path) -> None:
-    run = loop.prepare(experiments.load(config_of(texts, model=ENCODER | {"lora_rank": 2}, train={"steps": 3})), tmp_path)
+    config = config_of(texts, model=ENCODER | {"lora_rank": 2}, train={"steps": 3})
+    run = loop.prepare(experiments.load(config), tmp_path)
     before = flat(run.program.init_state().params)
     loop.train(run)
     assert run.state is not None
@@ -206,6 +207,9 @@ def test_adapters_alone_are_trained_and_scored(texts: Path, tmp_path: Path) -> N
     assert moved == {path for path in before if path.startswith(("lora/", "class_head/"))}
     model = trained.load(tmp_path)  # the adapters come back from the checkpoint
     assert flat(model.params).keys() == after.keys()
+    same = trained.load(tmp_path, config=config)  # which names no head: the mixture's objectives ask for it
+    assert same.experiment.model.heads == ("classes",) and same.experiment.model.num_classes == 2
+    assert flat(same.params).keys() == after.keys()
 
 
 def test_adapters_that_cannot_be(texts: Path) -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     model = trained.load(args.workdir, args.step, config)
     tasks = harness.load_tasks(args.tasks, str(args.include_path) if args.include_path else None)
     section = model.experiment
+
+    def objectives() -> list[Any]:
+        return list(trained.objectives_of(section.data, model.vocabulary).values())
+
     answers = harness.Answers(
-        model.skeleton, model.vocabulary, model.params, partial(objectives_of, model), args.way, section.data.sequence_length,
+        model.skeleton, model.vocabulary, model.params, objectives, args.way, section.data.sequence_length,
         args.batch_size or section.eval_batch_size, args.seed, show=True,
     )  # fmt: skip
     start = time.monotonic()
@@ -100,16 +103,6 @@ def split_gen_kwargs(words: list[str]) -> dict[str, Any]:
         except ValueError:
             found[key] = value
     return found
-
-
-def objectives_of(model: Any) -> list[Any]:
-    """What the run was trained on."""
-    from pretrainx.data.mixture_spec import parse_mixture
-    from pretrainx.objectives.examples import make_objective
-
-    data = model.experiment.data
-    names = dict.fromkeys(objective for _, objective in parse_mixture(data))
-    return [make_objective(name, data, model.vocabulary) for name in names]
 
 
 def keep(path: Path, workdir: Path, found: dict[str, Any], results: dict[str, Any]) -> None:

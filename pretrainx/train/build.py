@@ -126,9 +126,7 @@ def assemble(
     for name in experiment.train.loss_weights:
         if name not in known:
             raise InputError(f"train.loss_weights.{name}: no such objective in the mixture; {nearest(name, known)}")
-    needed = {head for o in objectives.values() for head in o.needs}
-    experiment = replace(experiment, model=replace(experiment.model, heads=tuple(sorted(needed.union(experiment.model.heads)))))
-    experiment = with_classes(experiment, objectives)
+    experiment = with_heads(experiment, objectives)
     skeleton = make_skeleton(experiment, devices)
     partitioner = skeleton.partitioner
     require_fit(skeleton, experiment, batch_spec)
@@ -150,13 +148,15 @@ def assemble(
     return Program(experiment, vocabulary, durations, partitioner, skeleton, objectives, tx, batch_spec, step)
 
 
-def with_classes(experiment: Experiment, objectives: dict[str, Objective]) -> Experiment:
-    """The experiment with as many outputs of the head "classes" as its objectives ask for; of a model with adapters, only they train."""
+def with_heads(experiment: Experiment, objectives: dict[str, Objective]) -> Experiment:
+    """The experiment with the heads that its objectives need and as many classes as they have; adapters, if any, train alone."""
+    needed = {head for o in objectives.values() for head in o.needs}
     counts = {name: o.num_classes for name, o in objectives.items() if hasattr(o, "num_classes")}
     if len(set(counts.values())) > 1:
         raise InputError(f"data.objectives: num_classes differ, {counts}; one head serves one set of classes, so train them one by one")
     model, optim = experiment.model, experiment.optim
-    model = replace(model, num_classes=next(iter(counts.values()), model.num_classes))
+    heads = tuple(sorted(needed.union(model.heads)))
+    model = replace(model, heads=heads, num_classes=next(iter(counts.values()), model.num_classes))
     if model.lora_rank and not optim.trainable:
         optim = replace(optim, trainable=("lora/*", *(("class_head/*",) if "classes" in model.heads else ())))
     return replace(experiment, model=model, optim=optim)

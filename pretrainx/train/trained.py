@@ -60,6 +60,8 @@ def load(folder: Path, step: int | None = None, config: Config | None = None, pa
     facts = resume.facts(checkpoints, chosen)
     vocabulary = Vocabulary.load(folder, facts["vocabulary"])
     experiment = experiments.with_vocabulary(experiment, vocabulary)
+    if config is not None:  # a run's own says which heads it has
+        experiment = build.with_heads(experiment, objectives_of(experiment.data, vocabulary))
     if partitioner is not None:
         skeleton = skeletons.build(experiment.model_module, experiment.model, partitioner)
     else:
@@ -74,11 +76,10 @@ def load(folder: Path, step: int | None = None, config: Config | None = None, pa
     return Trained(experiment, vocabulary, skeleton, params, chosen)
 
 
-def objectives_of(model: Trained) -> dict[str, Objective]:
-    """What the run was trained on: {name: objective}."""
-    data = model.experiment.data
+def objectives_of(data: sections.Data, vocabulary: Vocabulary) -> dict[str, Objective]:
+    """What a run is trained on: {name: objective}."""
     names = dict.fromkeys(objective for _, objective in parse_mixture(data))
-    return {name: make_objective(name, data, model.vocabulary) for name in names}
+    return {name: make_objective(name, data, vocabulary) for name in names}
 
 
 def prompter_of(model: Trained, name: str | None = None) -> Callable[[list[int]], Prompt]:
@@ -87,7 +88,7 @@ def prompter_of(model: Trained, name: str | None = None) -> Callable[[list[int]]
     Raises:
       InputError: it was not trained on that objective, or on none that goes on from a text.
     """
-    objectives = objectives_of(model)
+    objectives = objectives_of(model.experiment.data, model.vocabulary)
     if name is not None and name not in objectives:
         raise InputError(f"--objective={name}: the run was not trained on it; {nearest(name, objectives)}")
     return prompter(model.skeleton.config, [objectives[name]] if name else list(objectives.values()))
