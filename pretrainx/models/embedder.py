@@ -32,8 +32,20 @@ def unknown_for(tokens: jax.Array, rate: float, unknown_id: int, key: jax.Array 
     return jnp.where(dropout(jnp.ones(tokens.shape), rate, key) > 0, tokens, unknown_id)
 
 
+def bigram_rows(before: jax.Array, tokens: jax.Array, rows: int) -> jax.Array:
+    """The row, of so many, of each pair of token ids [B, L]: a multiplicative hash, its bits mixed as in MurmurHash3's finaliser."""
+    mixed = before.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + tokens.astype(jnp.uint32) * jnp.uint32(0x85EBCA77)
+    for factor in (0x85EBCA6B, 0xC2B2AE35):
+        mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(factor)
+    return ((mixed ^ (mixed >> 16)) % jnp.uint32(rows)).astype(jnp.int32)
+
+
 class Embedder(nnx.Module):
     """`embedder(batch) -> [B, L, E]` of `tokens`, and of `positions, block_positions, token_types` where the config has them.
+
+    With `bigram_rows`, a token and the one before it in its segment have a vector of their own, of `bigram_dim` numbers, which is added
+    to the first of the token's: what a pair of words says ("not bad") need not be composed from what each does, and is learned from
+    few texts (fastText's hashed pairs, Joulin 2017, section 2.1). Pairs share rows where their hashes fall together.
 
     Where a batch has no block positions or types they are 0, and so are types where there is one only (RoBERTa).
     Learned positions have `position_offset` rows that nothing reads before the first (2 in RoBERTa and BART).
@@ -49,6 +61,9 @@ class Embedder(nnx.Module):
 
         if not shared:
             self.embedding = table(config.vocab_size, "vocab")
+        if config.bigram_rows:  # zeros: at first all is as without them
+            shape, dims = (config.bigram_rows, config.bigram_dim), ("bigrams", "norm")
+            self.bigram_embedding = weight(rngs, shape, dims, nnx.initializers.zeros, config.param_dtype)
         if config.positions == "learned":
             self.position_embedding = table(config.position_offset + config.max_length, "positions")
         if config.max_block_positions:
@@ -63,6 +78,8 @@ class Embedder(nnx.Module):
         if config.word_dropout:
             tokens = unknown_for(tokens, config.word_dropout, config.unknown_id, key_for(batch, "words"))
         x = (self.embedding[...] if embedding is None else embedding).astype(config.dtype)[tokens] * config.embed_scale
+        if config.bigram_rows:
+            x = x + self.bigrams(tokens, batch.get("segment_ids"))
         if config.positions == "learned":
             x = x + self.position_embedding[...].astype(config.dtype)[batch["positions"] + config.position_offset]
         if config.max_block_positions:
@@ -74,3 +91,12 @@ class Embedder(nnx.Module):
             x = self.norm(x)
         x = dropout(x, config.dropout, key_for(batch, "embedder"))
         return self.partitioner.constrain(x, "batch", "length", config.embed_dim)
+
+    def bigrams(self, tokens: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+        """[B, L, E] of each token [B, L] with the one before it; zeros for the first of a segment, and where there is none."""
+        config = self.config
+        segments = jnp.ones_like(tokens) if segment_ids is None else segment_ids
+        paired = (segments > 0) & (self.partitioner.before(segments) == segments)
+        rows = bigram_rows(self.partitioner.before(tokens), tokens, config.bigram_rows)
+        found = jnp.where(paired[..., None], self.bigram_embedding[...].astype(config.dtype)[rows], 0)
+        return jnp.pad(found, ((0, 0), (0, 0), (0, config.embed_size - config.bigram_dim)))

@@ -56,6 +56,8 @@ class TransformerConfig:
     post_norm: bool = False  # norm after each residual sum (BERT) instead of before each branch
     embed_norm: bool = False  # norm of the summed embeddings; post_norm has it in any case
     embedding_size: OptionalSize = 0  # of the token table where it is factorised (Lan 2020, section 3.1); 0: d_model
+    bigram_rows: OptionalSize = 0  # of a table for pairs of tokens, by hash (encoders; embedder.py); 0: none
+    bigram_dim: Size = 8  # numbers that a pair adds to
     positions: Literal["rotary", "learned", "relative", "none"] = "rotary"
     max_length: OptionalSize = 0  # of learned positions; 0: the data's sequence length
     position_offset: OptionalSize = 0  # rows of learned positions that lie unused before the first
@@ -148,6 +150,10 @@ class TransformerConfig:
             raise InputError(f"model.num_kv_heads {self.kv_heads} does not divide model.num_heads {self.num_heads}")
         if not self.head_dim and self.d_model % self.num_heads:
             raise InputError(f"model.d_model {self.d_model} is not divisible by model.num_heads {self.num_heads}; set model.head_dim")
+        if self.bigram_rows and self.sights != ("bidirectional",):
+            raise InputError(f"model.bigram_rows: only encoders have vectors of pairs, and model.name {self.name!r} is none; set it to 0")
+        if self.bigram_rows and self.bigram_dim > self.embed_size:
+            raise InputError(f"model.bigram_dim {self.bigram_dim} is more than the {self.embed_size} numbers of a token's vector")
         if self.positions == "rotary" and self.head_size % 2:
             raise InputError(f"model.head_dim {self.head_size} is odd, and rotary positions turn pairs; choose an even one")
         if self.positions == "relative" and self.attention_kernel in ("splash", "cudnn"):

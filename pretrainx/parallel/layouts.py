@@ -1,7 +1,8 @@
 """Named layouts: which mesh axis each logical dim lies on. A new layout is one entry here, or a dict in the config.
 
 Logical dims of weights: embed mlp heads kv head_dim vocab layers norm, positions and types (rows of small tables), embedding
-(of a factorised token table), buckets (of relative positions); of activations: batch length residual embed mlp heads kv vocab.
+(of a factorised token table), bigrams (rows of a table of pairs), buckets (of relative positions); of activations: batch length residual
+embed mlp heads kv vocab.
 `residual` is the length of what branches of a layer add to, between them; without a rule it lies as `length` does.
 A dim without a rule is replicated. `batch` always lies on data and fsdp together. On a mesh with stages, `staged` adds these to any layout.
 """
@@ -15,7 +16,21 @@ from pretrainx.core.errors import InputError, nearest
 
 Rules = dict[str, str | tuple[str, ...]]
 AXES = ("stage", "data", "fsdp", "tensor", "sequence", "expert")
-WEIGHT_DIMS = ("embed", "mlp", "heads", "kv", "head_dim", "vocab", "layers", "norm", "positions", "types", "embedding", "buckets")
+WEIGHT_DIMS = (
+    "embed",
+    "mlp",
+    "heads",
+    "kv",
+    "head_dim",
+    "vocab",
+    "layers",
+    "norm",
+    "positions",
+    "types",
+    "embedding",
+    "bigrams",
+    "buckets",
+)
 ACTIVATION_DIMS = ("batch", "length", "residual", "embed", "mlp", "heads", "kv", "vocab")
 
 
@@ -47,38 +62,42 @@ class Layout:
 _BATCH: Rules = {"batch": ("data", "fsdp")}
 _TOKENS = ("fsdp", "tensor", "sequence")  # all that rows and their length lie on, but copies
 
+
+def _cut(axes: str | tuple[str, ...]) -> Rules:
+    """One dim of each weight over these axes."""
+    return {"embed": axes, "embedding": axes, "bigrams": axes}
+
+
 LAYOUTS = {
     # Every device holds all weights; gradients are summed.
     "dp": Layout(),
     # As dp, but each device keeps and updates its part of the optimizer state (ZeRO stage 1).
-    "zero1": Layout(optimizer={"embed": "fsdp", "embedding": "fsdp"}),
+    "zero1": Layout(optimizer=_cut("fsdp")),
     # Weights, gradients and moments are cut along `embed` and gathered layer by layer (ZeRO stage 3).
-    "fsdp": Layout(weights={"embed": "fsdp", "embedding": "fsdp"}),
+    "fsdp": Layout(weights=_cut("fsdp")),
     # As fsdp, and rows are cut along their length over `sequence` (context parallelism), for inputs of which one row is much.
     # Weights are cut over both axes, since the devices that share a row would otherwise hold the same ones.
-    "fsdp_cp": Layout(
-        weights={"embed": ("fsdp", "sequence"), "embedding": ("fsdp", "sequence")}, activations=_BATCH | {"length": "sequence"}
-    ),
+    "fsdp_cp": Layout(weights=_cut(("fsdp", "sequence")), activations=_BATCH | {"length": "sequence"}),
     # As fsdp, each layer's weights gathered and its gradients reduce-scattered in so many words, along one dimension of the
     # torus after the other: a compiler that is left to choose sends twice as much for gradients on a large slice.
     # Cut along its first dim, a weight need not be transposed before it is scattered.
-    "fsdp_manual": Layout(weights={"embed": "fsdp", "embedding": "fsdp"}, manual=True, preferred={"vocab": "fsdp", "mlp": "fsdp"}),
+    "fsdp_manual": Layout(weights=_cut("fsdp"), manual=True, preferred={"vocab": "fsdp", "mlp": "fsdp"}),
     # As fsdp_manual, and rows are cut along their length over `tensor` (or `sequence`), in attention by heads (Jacobs 2023, Ulysses):
     # what the devices of a row exchange is a fraction of what tensor parallelism sends.
     "fsdp_ulysses": Layout(
-        weights={"embed": _TOKENS, "embedding": _TOKENS},
+        weights=_cut(_TOKENS),
         activations=_BATCH | {"length": ("tensor", "sequence")},
         manual=True,
         preferred={"vocab": _TOKENS, "mlp": _TOKENS},
     ),
     # As fsdp, and heads, mlp and vocabulary are cut over `tensor` (Megatron-LM's column and row cuts).
     "fsdp_tp": Layout(
-        weights={"embed": "fsdp", "embedding": "fsdp", "heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
+        weights=_cut("fsdp") | {"heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
         activations=_BATCH | {"heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
     ),
     # As fsdp_tp, and what each layer keeps between its branches is cut over `tensor` too (Korthikanti 2022): a share of the memory.
     "fsdp_tp_sequence": Layout(
-        weights={"embed": "fsdp", "embedding": "fsdp", "heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
+        weights=_cut("fsdp") | {"heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
         activations=_BATCH | {"residual": "tensor", "heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
     ),
 }

@@ -152,6 +152,15 @@ class Partitioner:
         """[B, L/n, ...] of each device's tokens to [B, L, ...] of the whole rows."""
         return jax.lax.all_gather(x, self._parts(self.length_axes), axis=1, tiled=True)
 
+    def before(self, x: jax.Array) -> jax.Array:
+        """[B, L] of what stands one place before in the row; 0 before the first."""
+        last = x[:, -1:]
+        if self.exchanges > 1:
+            last = jax.lax.ppermute(last, self._parts(self.length_axes), [(i, i + 1) for i in range(self.exchanges - 1)])
+        else:
+            last = jnp.zeros_like(last)
+        return jnp.concatenate([last, x[:, :-1]], axis=1)
+
     def whole(self, weight: jax.Array, dims: Dims, dtype: Any) -> jax.Array:
         """A weight as products want it: inside `per_device` whole along the axes of the batch, and then of type `dtype`.
 
