@@ -82,6 +82,8 @@ BESIDE: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.lora_alpha": (32.0, {"model": {"lora_rank": 4}}), "model.remat": ("full", {}), "model.attention_kernel": ("xla", {}),
     "model.loss_chunks": (2, {}), "model.head_transform": (None, {}), "model.num_token_types": (2, {}),
     "model.attention_scale": ("none", {}), "model.scan_layers": (False, {}), "model.dtype": ("float16", {}),
+    "model.bigram_rows": (512, {"model": {"name": "encoder"}}),
+    "model.bigram_dim": (4, {"model": {"name": "encoder", "bigram_rows": 512}}),
     "model.generator_size": (0.5, {"model": {"name": "electra"}}),
     "model.num_decoder_layers": (1, {"model": {"name": "t5"}}),
     "optim.name": ("muon", {}), "optim.trainable": (["token_head/*"], {}), "optim.schedule": ("linear", {}), "optim.warmup": (3, {}),

@@ -18,7 +18,7 @@ from pretrainx.core.errors import InputError
 from pretrainx.models import bert, decoder, encoder, flops, layers, skeleton
 from pretrainx.models.attention import Visibility
 from pretrainx.models.attention_kernels.xla import xla_attention
-from pretrainx.models.layers import LayerNorm, RMSNorm, rotary, rotation
+from pretrainx.models.layers import LayerNorm, RMSNorm, rotary, rotary_by_product, rotation
 from pretrainx.models.skeleton import Skeleton
 from pretrainx.objectives import causal
 from pretrainx.parallel import layouts, mesh
@@ -102,6 +102,16 @@ def test_rotary_equals_complex_rotation() -> None:
     np.testing.assert_allclose(found, np.concatenate([z.real, z.imag], -1), atol=2e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rotary_by_product_is_rotary_to_the_last_bit(dtype: str) -> None:
+    """Forward and backward."""
+    x, g = (jax.random.normal(jax.random.key(i), (2, 7, 3, 10), dtype) for i in range(2))
+    turn = rotation(jnp.arange(14).reshape(2, 7) * 37, 10, 10_000.0)
+    (wanted, back), (found, back_by_product) = (jax.vjp(lambda x, f=f: f(x, *turn), x) for f in (rotary, rotary_by_product))
+    assert found.dtype == x.dtype and np.array_equal(found, wanted)
+    np.testing.assert_allclose(*(np.asarray(f(g)[0], np.float32) for f in (back_by_product, back)), rtol=1e-6, atol=1e-6)
+
+
 def test_rotary_sees_distances_only() -> None:
     rng = np.random.default_rng(0)
     q, k = (jnp.asarray(rng.normal(size=(1, 6, 1, 8)), jnp.float32) for _ in range(2))
@@ -161,6 +171,17 @@ def loss_and_grads(model: Skeleton, batch: dict[str, jax.Array], params: Any) ->
         return objective.loss(model.merge(params)(batch), batch)["tokens"].total
 
     return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize("change", [{"num_kv_heads": 2, "qk_norm": True, "use_bias": True}, {"positions": "learned", "max_length": 16}])
+def test_queries_keys_and_values_by_one_product(change: dict[str, Any]) -> None:
+    apart, fused = build(**change), build(**change, fused_qkv=True)
+    params, batch = numpy_params(apart), scored_batch()
+    assert jax.tree.structure(apart.abstract) == jax.tree.structure(fused.abstract)
+    (wanted, slopes), (found, fused_slopes) = (loss_and_grads(model, batch, params) for model in (apart, fused))
+    assert float(found) == pytest.approx(float(wanted), rel=1e-6)
+    for a, b in zip(jax.tree.leaves(fused_slopes), jax.tree.leaves(slopes), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # the same sums in another order
 
 
 def scored_batch() -> dict[str, jax.Array]:

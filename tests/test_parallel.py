@@ -77,6 +77,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "mesh": {"data": 1, "fsdp": 4},
         "model": {"loss_chunks": 4, "mlp_chunks": 2, "scan_layers": False},
     },
+    "manual_fused": {"layout": "fsdp_manual", "mesh": {"data": 2, "fsdp": 4}, "model": {"fused_qkv": True}},
+    "fused_and_cut": {"layout": "fsdp_tp", "mesh": {"data": 2, "fsdp": 2, "tensor": 2}, "model": {"fused_qkv": True}},
     "ulysses2x4": {"layout": "fsdp_ulysses", "mesh": {"data": 1, "fsdp": 2, "tensor": 4}},
     "ulysses_sequence": {
         "layout": "fsdp_ulysses",

@@ -15,7 +15,7 @@ from test_models import batch_of, build, loss_and_grads, scored_batch
 from test_plan import plan, result
 
 from pretrainx.core.errors import InputError
-from pretrainx.models import remat
+from pretrainx.models import attention, layers, remat
 from pretrainx.plan.jaxpr import count_flops
 
 PARTS = (
@@ -75,6 +75,14 @@ def test_a_policy_keeps_the_parts_it_names(name: str, names: set[str], on_host: 
     assert set(re.findall(r"named '(\w+)'", said)) == names and said.count("<host>") == on_host
     # Beside them are the products of matrices, or none: of a layer with a gate, all seven but the last.
     assert said.count("dot_general") == (6 if name.startswith("minimal") else 0)
+
+
+@pytest.mark.parametrize("name", ["dots", "minimal", "minimal_attention_out", "offload_minimal"])
+def test_an_exchange_of_halves_is_never_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a TPU rotations are products too, of float32 as long as queries and keys."""
+    wanted = kept_by(name)
+    monkeypatch.setattr(attention, "rotary", layers.rotary_by_product)
+    assert kept_by(name).count("dot_general") == wanted.count("dot_general")
 
 
 @pytest.mark.parametrize(("name", "calls"), [("full", 4), ("attention_out", 3), ("save:mlp_in", 4), ("minimal_attention_out", 3)])

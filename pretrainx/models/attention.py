@@ -18,7 +18,7 @@ from pretrainx.core.errors import InputError
 from pretrainx.models.attention_kernels import cudnn, splash, xla
 from pretrainx.models.attention_kernels.case import Attend, Case, Kernel
 from pretrainx.models.attention_kernels.sight import Visibility
-from pretrainx.models.layers import NORMS, cuts_length, fan_in_normal, project, rotary, rotation, weight
+from pretrainx.models.layers import NORMS, cuts_length, fan_in_normal, project, rotary, rotary_by_product, rotation, weight
 from pretrainx.parallel.shard import Partitioner
 
 KeysValues = tuple[jax.Array, jax.Array]
@@ -64,6 +64,9 @@ class Attention(nnx.Module):
         D, N, K, H, dtype, std = config.d_model, config.num_heads, config.kv_heads, config.head_size, config.param_dtype, config.init_std
         self.config, self.partitioner = config, partitioner
         self.how = {"apart": cuts_length(partitioner), "kind": config.matmul}  # products are computed
+        self.rotary = rotary_by_product if partitioner.platform == "tpu" else rotary
+        cuts = partitioner.layout.activations
+        self.fused = config.fused_qkv and partitioner.axis_size(cuts.get("heads", ())) * partitioner.axis_size(cuts.get("kv", ())) == 1
         query_init = fan_in_normal((D,), 1, std, 1 if config.attention_scale == "head_dim" else H)
         self.query = weight(rngs, (D, N, H), ("embed", "heads", "head_dim"), query_init, dtype)
         self.key = weight(rngs, (D, K, H), ("embed", "kv", "head_dim"), fan_in_normal((D,), 1, std), dtype)
@@ -81,12 +84,24 @@ class Attention(nnx.Module):
 
     def keys_values(self, read_BSD: jax.Array) -> KeysValues:
         """Of what is looked up, [B, S, K, H] each; without their place."""
-        config, dtype = self.config, self.config.dtype
+        dtype = self.config.dtype
         k = project(read_BSD, self.key[...].astype(dtype), **self.how)
         v = project(read_BSD, self.value[...].astype(dtype), **self.how)
+        return self.finished(k, v)
+
+    def finished(self, k: jax.Array, v: jax.Array) -> KeysValues:
+        """What products gave, with biases and norm."""
+        config, dtype = self.config, self.config.dtype
         if config.use_bias:
             k, v = k + self.key_bias[...].astype(dtype), v + self.value_bias[...].astype(dtype)
         return (self.key_norm(k) if config.qk_norm else k), v
+
+    def at_once(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What the weights of queries, keys and values give, by one product."""
+        weights = [w[...].astype(self.config.dtype) for w in (self.query, self.key, self.value)]
+        ends = np.cumsum([w.shape[1] for w in weights[:2]])
+        q, k, v = jnp.split(project(x_BTD, jnp.concatenate(weights, axis=1), **self.how), ends, axis=2)
+        return q, k, v
 
     def __call__(
         self,
@@ -102,14 +117,18 @@ class Attention(nnx.Module):
         or what `keys_values` made of it.
         """
         config, constrain, dtype = self.config, self.partitioner.constrain, self.config.dtype
-        q = project(x_BTD, self.query[...].astype(dtype), **self.how)
+        if self.fused and memory is None:
+            q, k, v = self.at_once(x_BTD)
+            k, v = self.finished(k, v)
+        else:
+            q = project(x_BTD, self.query[...].astype(dtype), **self.how)
+            k, v = memory if isinstance(memory, tuple) else self.keys_values(x_BTD if memory is None else memory)
         if config.use_bias:
             q = q + self.query_bias[...].astype(dtype)
         if config.qk_norm:
             q = self.query_norm(q)
-        k, v = memory if isinstance(memory, tuple) else self.keys_values(x_BTD if memory is None else memory)
         if places.rotation is not None and memory is None:
-            q, k = rotary(q, *places.rotation), rotary(k, *places.rotation)
+            q, k = self.rotary(q, *places.rotation), self.rotary(k, *places.rotation)
         q, k, v = checkpoint_name(q, "query"), checkpoint_name(k, "key"), checkpoint_name(v, "value")
         q = constrain(q, "batch", "length", "heads", None)
         if config.attention_scale == "head_dim":

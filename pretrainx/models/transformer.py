@@ -75,6 +75,7 @@ class TransformerConfig:
     logit_scale: Literal["none", "embed"] = "none"  # embed: logits of a tied head times d_model^-0.5 (T5)
     logit_softcap: float = 0.0
     attention_kernel: Literal["auto", "xla", "splash", "cudnn"] = "auto"
+    fused_qkv: bool = False  # queries, keys and values of one text by one product, where no mesh axis cuts heads
     attention_window: OptionalSize = 0  # places that a query sees, its own among them, back (and ahead, if it may); 0: all
     matmul: Literal["float", "int8", "fp8"] = "float"  # of the layers' products; in eight bits as quantized.py says
     init_std: float | None = None  # of matrices; none: 1/sqrt(fan in)

@@ -19,7 +19,7 @@ FREE = (
     "data.prefetch", "data.workers", "data.cache_dir", "data.module", "data.corpora", "data.cache_shards", "data.max_document_bytes",
     "data.encoding_errors", "data.vocabulary", "data.max_epochs", "data.decontaminated",
     "model.attention_kernel", "model.remat", "model.dtype", "model.param_dtype", "model.scan_layers", "model.loss_chunks",
-    "model.mlp_chunks",
+    "model.mlp_chunks", "model.fused_qkv",
 )  # fmt: skip
 # Flagged: another run from here on. --allow_change=PATH says that it is meant.
 FLAGGED = (
@@ -41,7 +41,7 @@ REFUSED = (
     "model.positions", "model.position_offset", "model.max_length", "model.max_block_positions", "model.relative_buckets",
     "model.num_token_types", "model.use_bias", "model.qk_norm", "model.tied_head", "model.head_transform",
     "model.heads", "model.max_span", "model.num_classes", "model.class_hidden", "model.lora_rank",
-    "model.lora_targets", "model.generator_size",
+    "model.lora_targets", "model.generator_size", "model.bigram_rows", "model.bigram_dim",
 )  # fmt: skip
 # Leaves that are filled in from another, unless they are given: a change of both is that other's.
 FOLLOWS = {
