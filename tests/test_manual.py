@@ -255,7 +255,7 @@ def test_what_a_manual_layout_cannot_do_is_refused(change: dict[str, Any], messa
 @pytest.mark.parametrize(("vocab", "mlp", "cut"), [(264, 64, ("vocab", "mlp")), (266, 64, ("mlp",)), (264, 68, ("vocab",)), (2, 2, ())])
 def test_preferred_rules_hold_where_they_fit(vocab: int, mlp: int, cut: tuple[str, ...]) -> None:
     layout = layouts.settle(layouts.resolve("fsdp_manual"), {"vocab": vocab, "mlp": mlp}, {"data": 3, "fsdp": 8})
-    assert layout.weights == dict.fromkeys((*cut, "embed", "embedding"), "fsdp") and not layout.preferred
+    assert layout.weights == dict.fromkeys((*cut, "embed", "embedding", "bigrams"), "fsdp") and not layout.preferred
 
 
 def test_a_manual_layout_may_be_a_dict() -> None:
