@@ -50,8 +50,6 @@ FINETUNE = (
     "--config.data.sequence_length=48", "--config.model.dropout=0.3", "--config.model.word_dropout=0.15",
     f"--config.train.batch_size={BATCH}", "--config.eval.every=0",
 )  # fmt: skip
-# Of the network that reviews teach, and of the same one from scratch: that of configs/polarity.py, with vectors of pairs of words.
-TAUGHT = ("--config.model.bigram_rows=1048576",)
 LABELLED = (
     "--config.data.sequence_length=64", "--config.model.dropout=0.1", "--config.model.word_dropout=0.1", "--config.train.steps=1 epochs",
     f"--config.train.batch_size={BATCH}", f"--config.optim.peak_lr={LR}", "--config.eval.every=0",
@@ -264,8 +262,8 @@ def read_from(folder: Path, cache: Path, **files: Path) -> list[str]:
 
 def taught(folder: Path, model: list[str]) -> Path:
     """The run of a network that learned to tell passages of reviews apart: an intermediate task (Phang et al. 2018)."""
-    out, mixture = folder / "taught", "--config.data.mixture={'reviews:classify': 1.0}"
-    own = [f"--config={ROOT}/configs/rehearsal.py", *read_from(folder, folder / "cache", reviews=folder / "labelled"), mixture, *LABELLED]
+    out, data, mixture = folder / "taught", folder / "labelled", "--config.data.mixture={'reviews:classify': 1.0}"
+    own = [f"--config={ROOT}/configs/rehearsal.py", *read_from(folder, data / "cache", reviews=data), mixture, *LABELLED]
     run("cache_tasks", *own, *model)
     run("train", *own, *model, f"--workdir={out}")
     return out
@@ -281,7 +279,7 @@ def finetuned(folder: Path, config: str, name: str, seed: int, *words: str, rehe
             run("cache_tasks", f"--config={ROOT}/configs/finetune.py", *read_from(folder, fold / "cache", polarity=fold))
             cached.add(fold)
         if rehearsed and not (fold / "cache" / "reviews").exists():
-            shutil.copytree(folder / "cache" / "reviews", fold / "cache" / "reviews", copy_function=os.link)
+            shutil.copytree(folder / "labelled" / "cache" / "reviews", fold / "cache" / "reviews", copy_function=os.link)
     own += [f"--workdir={fold}/{name}", "--corpus=polarity", "--seeds=1", f"--first_seed={seed}", "--report=test", f"--lrs={LR}"]
     value: float = run("finetune", *own)["best"]["test/accuracy"]["values"][0]
     return value
@@ -311,7 +309,8 @@ def polarity(args: argparse.Namespace) -> list[Row]:
     with alone:
         folder, _ = polarity_data(args)
     network = configs.load(f"{ROOT}/configs/polarity.py:masked").values["model"]
-    model = [*(f"--config.model.{key}={value}" for key, value in network.items()), *TAUGHT]
+    network["bigram_rows"] = 2**20  # vectors of pairs of words, which configs/polarity.py has not
+    model = [f"--config.model.{key}={value}" for key, value in network.items()]
     start = taught(folder, model)
     found, scratch, counted = [], [], []
     for seed in range(args.seeds):
@@ -332,7 +331,7 @@ def polarity(args: argparse.Namespace) -> list[Row]:
 def rtd(args: argparse.Namespace) -> list[Row]:
     with alone:
         folder, words = polarity_data(args)
-        run("cache_tasks", f"--config={ROOT}/configs/polarity.py", *words)
+    run("cache_tasks", f"--config={ROOT}/configs/polarity.py", *words)
     rows = []
     for objective in ("masked", "replaced_token"):
         trunk, steps = pretrained(objective, folder, words)
