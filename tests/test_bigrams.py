@@ -19,7 +19,7 @@ PAIRS: dict[str, Any] = {"name": "encoder", "bigram_rows": 512, "bigram_dim": 4}
 
 
 def hashed(before: int, token: int, rows: int) -> int:
-    """As in the docstring, in Python's whole numbers."""
+    """As `bigram_rows`, in Python's whole numbers."""
     mixed = (before * 0x9E3779B1 + token * 0x85EBCA77) % 2**32
     for factor in (0x85EBCA6B, 0xC2B2AE35):
         mixed = (mixed ^ mixed >> 15) * factor % 2**32

@@ -109,7 +109,7 @@ def prompter(model: Any, objective: str | None) -> Any:
         ask, eos = trained.prompter_of(model, objective), model.vocabulary.special.eos
         return lambda inputs: ask(inputs[:-1] if inputs[-1:] == [eos] else inputs)  # it adds what end token it was taught with
     prefix = "prefix" in model.skeleton.config.sights
-    whole = prefix and any(own.sight == "prefix" for own in trained.objectives_of(model.experiment.data, model.vocabulary).values())
+    whole = prefix and any(own.sight == "prefix" for own in trained.objectives_of(model).values())
     return seqio_tasks.as_it_is(model.skeleton, model.vocabulary, whole)
 
 

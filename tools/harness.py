@@ -54,13 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     model = trained.load(args.workdir, args.step, config)
     tasks = harness.load_tasks(args.tasks, str(args.include_path) if args.include_path else None)
     section = model.experiment
-
-    def objectives() -> list[Any]:
-        return list(trained.objectives_of(section.data, model.vocabulary).values())
-
     answers = harness.Answers(
-        model.skeleton, model.vocabulary, model.params, objectives, args.way, section.data.sequence_length,
-        args.batch_size or section.eval_batch_size, args.seed, show=True,
+        model.skeleton, model.vocabulary, model.params, lambda: list(trained.objectives_of(model).values()), args.way,
+        section.data.sequence_length, args.batch_size or section.eval_batch_size, args.seed, show=True,
     )  # fmt: skip
     start = time.monotonic()
     results = harness.evaluate(

@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     from pretrainx.train import trained
 
     model = trained.load(args.workdir, args.step, config)
+    way = args.way or natural_way(model.skeleton.config, lambda: list(trained.objectives_of(model).values()))
     section = model.experiment
-    way = args.way or natural_way(model.skeleton.config, lambda: list(trained.objectives_of(section.data, model.vocabulary).values()))
     batch_size = section.eval_batch_size
     scorer = Scorer(model.skeleton, model.vocabulary, batch_size, way, section.data.sequence_length, show=True)
     found: dict[str, float] = {}

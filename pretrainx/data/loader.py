@@ -25,7 +25,7 @@ from pretrainx.data.order import Order, Rows
 from pretrainx.data.records import Records
 from pretrainx.data.skips import NONE, Skips
 from pretrainx.data.windows import Windows
-from pretrainx.objectives.examples import fill, joint_spec, make_objective, randomness
+from pretrainx.objectives.examples import fill, joint_spec, make_objectives, randomness
 from pretrainx.objectives.interface import Features, Objective
 from pretrainx.tasks import corpora
 
@@ -92,7 +92,7 @@ def open_mixture(data: Data, split: str) -> Mixture:
             raise InputError(
                 f"data.mixture: {corpus!r} and {first[0]!r} were tokenised with different vocabularies; run tools/cache_tasks.py"
             )
-    objectives = {name: make_objective(name, data, first[1].vocabulary) for name in sorted({o for _, o in rates})}
+    objectives = make_objectives(sorted({o for _, o in rates}), data, first[1].vocabulary)
     unused = sorted(set(data.objectives) - set(objectives))
     if unused:
         raise InputError(f"data.objectives.{unused[0]}: no entry of data.mixture uses it; those used: {', '.join(objectives)}")

@@ -1,6 +1,6 @@
 """How examples of an objective are made: what the loader and SeqIO (tasks/objective_step.py) must do alike."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,11 @@ def make_objective(name: str, data: Data, vocabulary: Vocabulary) -> Objective:
         return module.Objective(vocabulary, data.sequence_length, **options)
     except TypeError as error:
         raise InputError(f"data.objectives.{name}: {str(error).replace('Objective.__init__() ', '')}") from None
+
+
+def make_objectives(names: Iterable[str], data: Data, vocabulary: Vocabulary) -> dict[str, Objective]:
+    """{name: objective}, in the order of the names."""
+    return {name: make_objective(name, data, vocabulary) for name in names}
 
 
 def names_of_plain_text() -> list[str]:

@@ -60,6 +60,7 @@ class Layout:
 
 
 _BATCH: Rules = {"batch": ("data", "fsdp")}
+_TENSOR: Rules = {"heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"}  # Megatron-LM's column and row cuts
 _TOKENS = ("fsdp", "tensor", "sequence")  # all that rows and their length lie on, but copies
 
 
@@ -90,15 +91,15 @@ LAYOUTS = {
         manual=True,
         preferred={"vocab": _TOKENS, "mlp": _TOKENS},
     ),
-    # As fsdp, and heads, mlp and vocabulary are cut over `tensor` (Megatron-LM's column and row cuts).
+    # As fsdp, and heads, mlp and vocabulary are cut over `tensor`.
     "fsdp_tp": Layout(
-        weights=_cut("fsdp") | {"heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
-        activations=_BATCH | {"heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
+        weights=_cut("fsdp") | _TENSOR,
+        activations=_BATCH | _TENSOR,
     ),
     # As fsdp_tp, and what each layer keeps between its branches is cut over `tensor` too (Korthikanti 2022): a share of the memory.
     "fsdp_tp_sequence": Layout(
-        weights=_cut("fsdp") | {"heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
-        activations=_BATCH | {"residual": "tensor", "heads": "tensor", "kv": "tensor", "mlp": "tensor", "vocab": "tensor"},
+        weights=_cut("fsdp") | _TENSOR,
+        activations=_BATCH | _TENSOR | {"residual": "tensor"},
     ),
 }
 

@@ -21,7 +21,7 @@ from pretrainx.data.mixture_spec import parse_mixture
 from pretrainx.models import skeleton as skeletons
 from pretrainx.models.flops import train_flops_per_row
 from pretrainx.models.skeleton import Skeleton
-from pretrainx.objectives.examples import feature_spec, make_objective
+from pretrainx.objectives.examples import feature_spec, make_objectives
 from pretrainx.objectives.interface import Objective
 from pretrainx.objectives.losses import term_names
 from pretrainx.optim import build as optimizers
@@ -313,7 +313,7 @@ def without_data(experiment: Experiment, devices: Sequence[Any] | None = None) -
         raise InputError("model.vocab_size is 0 (the data's), and no data is read here; give the number of ids")
     vocabulary = Vocabulary("bytes", size, SpecialIds(bos=3, mask=4, cls=5, sep=6), num_sentinels=min(300, size // 2))
     named = {o for _, o in parse_mixture(data)} if isinstance(data.mixture, dict) and data.mixture else {data.objective}
-    objectives = {name: make_objective(name, data, vocabulary) for name in sorted(named)}
+    objectives = make_objectives(sorted(named), data, vocabulary)
     spec: BatchSpec = {"objective": ((experiment.train.batch_size,), np.dtype(np.int32))}
     for objective in objectives.values():
         for name, (shape, dtype) in feature_spec(objective, vocabulary).items():

@@ -15,7 +15,7 @@ from pretrainx.data.mixture_spec import parse_mixture
 from pretrainx.evaluate.generate import prompter
 from pretrainx.models import skeleton as skeletons
 from pretrainx.models.skeleton import Params, Skeleton
-from pretrainx.objectives.examples import make_objective
+from pretrainx.objectives.examples import make_objectives
 from pretrainx.objectives.interface import Objective, Prompt
 from pretrainx.parallel.shard import Partitioner
 from pretrainx.train import build, resume
@@ -61,7 +61,7 @@ def load(folder: Path, step: int | None = None, config: Config | None = None, pa
     vocabulary = Vocabulary.load(folder, facts["vocabulary"])
     experiment = experiments.with_vocabulary(experiment, vocabulary)
     if config is not None:  # a run's own says which heads it has
-        experiment = build.with_heads(experiment, objectives_of(experiment.data, vocabulary))
+        experiment = build.with_heads(experiment, _objectives(experiment.data, vocabulary))
     if partitioner is not None:
         skeleton = skeletons.build(experiment.model_module, experiment.model, partitioner)
     else:
@@ -76,10 +76,13 @@ def load(folder: Path, step: int | None = None, config: Config | None = None, pa
     return Trained(experiment, vocabulary, skeleton, params, chosen)
 
 
-def objectives_of(data: sections.Data, vocabulary: Vocabulary) -> dict[str, Objective]:
-    """What a run is trained on: {name: objective}."""
-    names = dict.fromkeys(objective for _, objective in parse_mixture(data))
-    return {name: make_objective(name, data, vocabulary) for name in names}
+def objectives_of(model: Trained) -> dict[str, Objective]:
+    """What the run was trained on: {name: objective}."""
+    return _objectives(model.experiment.data, model.vocabulary)
+
+
+def _objectives(data: sections.Data, vocabulary: Vocabulary) -> dict[str, Objective]:
+    return make_objectives(dict.fromkeys(objective for _, objective in parse_mixture(data)), data, vocabulary)
 
 
 def prompter_of(model: Trained, name: str | None = None) -> Callable[[list[int]], Prompt]:
@@ -88,7 +91,7 @@ def prompter_of(model: Trained, name: str | None = None) -> Callable[[list[int]]
     Raises:
       InputError: it was not trained on that objective, or on none that goes on from a text.
     """
-    objectives = objectives_of(model.experiment.data, model.vocabulary)
+    objectives = objectives_of(model)
     if name is not None and name not in objectives:
         raise InputError(f"--objective={name}: the run was not trained on it; {nearest(name, objectives)}")
     return prompter(model.skeleton.config, [objectives[name]] if name else list(objectives.values()))
