@@ -140,6 +140,8 @@ def test_plugin_sections(folder: Path) -> None:
     assert "model.name: unknown name 'decodr'" in wrong("model.name=decodr")
     assert "has no 'Config'" in wrong("model.name=lent_plugins.empty")
     assert "cannot import 'lent_plugins.nowhere'" in wrong("model.name=lent_plugins.nowhere")
+    for name in ("../..", ".tiny", "lent_plugins.", "lent_plugins/tiny.py"):  # paths, and a relative import
+        assert f"model.name: unknown name {name!r}" in wrong(f"model.name={name}")
     assert wrong("model=5") == "model: expected a dict, found '5'"
 
 

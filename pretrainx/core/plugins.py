@@ -30,7 +30,8 @@ def find(package: str, attribute: str, name: str, where: str) -> ModuleType:
     """The module of a plug-in; `where` is the config key that named it, for the error."""
     known = names(package, attribute)
     module_name = f"{package}.{name}" if name in known else name
-    if name not in known and "." not in name:
+    dotted = name.split(".")
+    if name not in known and not (len(dotted) > 1 and all(map(str.isidentifier, dotted))):  # a path, or an empty part
         raise InputError(f"{where}: unknown name {name!r}; {nearest(name, known)}, or your own module as 'package.module'")
     try:
         module = importlib.import_module(module_name)
