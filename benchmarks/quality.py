@@ -6,8 +6,8 @@ Needs pretrainx[tasks], 2 CPU cores and an hour and a half (docs/benchmarks.md h
   shakespeare  nats a character on the whole validation set (the last tenth): nanoGPT's recipe, and ours at the same FLOPs
   novels       bits per byte on a novel that was set aside (Treasure Island), after training on the other nine
   blimp        minimal pairs of English grammar, scored by a decoder trained on sentences of novels, speeches, articles and reviews
-  polarity     critics' sentences told apart as praise or blame: fine-tuned from a model pretrained here (on viewers' reviews of another
-               site with what their writers thought, some of which stay in every batch), and the same network from scratch
+  polarity     critics' sentences told apart as praise or blame: fine-tuned from a model pretrained here (vectors of words from prose and
+               viewers' reviews of another site, then what those viewers thought), and the same network from scratch
   rtd          masked and replaced-token pretraining for equal FLOPs, both fine-tuned on the same sentences
 
 What is scored is never tuned on: recipes of `shakespeare` were chosen on the last twentieth of its training text, those of
@@ -22,7 +22,6 @@ import math
 import os
 import queue
 import random
-import shutil
 import subprocess
 import sys
 import threading
@@ -52,10 +51,11 @@ FINETUNE = (
 )  # fmt: skip
 LABELLED = (
     "--config.data.sequence_length=64", "--config.model.dropout=0.1", "--config.model.word_dropout=0.1", "--config.train.steps=1 epochs",
-    f"--config.train.batch_size={BATCH}", f"--config.optim.peak_lr={LR}", "--config.eval.every=0",
+    f"--config.train.batch_size={BATCH}", "--config.optim.peak_lr=3e-4", "--config.eval.every=0",
 )  # fmt: skip
 PASSAGE = 56  # words of a passage of a review
-EPOCHS = 3  # of the sentences, as often as the network from scratch reads them
+EPOCHS = 3  # of the sentences
+PAIRS = f"--config.model.bigram_rows={2**20}"  # vectors of pairs of words, for what is told apart
 TFLOP = 8.0  # of pretraining, for each trunk
 Row = dict[str, Any]
 
@@ -254,33 +254,38 @@ def pretrained(objective: str, folder: Path, words: list[str]) -> tuple[Path, in
     return out, steps
 
 
-def read_from(folder: Path, cache: Path, **files: Path) -> list[str]:
-    """Words of a fine-tuning config: labelled corpora whose splits lie in these folders, read with the word list of `folder`."""
-    found = [f"--config.data.corpora.{name}.files={place}/{{split}}.jsonl" for name, place in files.items()]
-    return [*found, f"--config.data.cache_dir={cache}", f"--config.data.vocabulary=wordpiece:{folder}/words-16384.txt"]
+def read_from(folder: Path, splits: Path) -> list[str]:
+    """Words of a fine-tuning config: labelled text of the folder `splits`, read with the word list of `folder`."""
+    found = [f"--config.data.corpora.polarity.files={splits}/{{split}}.jsonl", f"--config.data.cache_dir={splits}/cache"]
+    return [*found, f"--config.data.vocabulary=wordpiece:{folder}/words-16384.txt"]
 
 
-def taught(folder: Path, model: list[str]) -> Path:
+def word_vectors(folder: Path, words: list[str]) -> Path:
+    """The run of a network that knows which words keep like company, and nothing else."""
+    own = [f"--config={ROOT}/configs/polarity.py:skip_gram", *words, "--config.eval.every=0", "--config.log.every=200"]
+    run("cache_tasks", *own)
+    run("train", *own, f"--workdir={folder}/skip_gram")
+    return folder / "skip_gram"
+
+
+def taught(folder: Path, start: Path) -> Path:
     """The run of a network that learned to tell passages of reviews apart: an intermediate task (Phang et al. 2018)."""
-    out, data, mixture = folder / "taught", folder / "labelled", "--config.data.mixture={'reviews:classify': 1.0}"
-    own = [f"--config={ROOT}/configs/rehearsal.py", *read_from(folder, data / "cache", reviews=data), mixture, *LABELLED]
-    run("cache_tasks", *own, *model)
-    run("train", *own, *model, f"--workdir={out}")
-    return out
+    own = [f"--config={ROOT}/configs/finetune.py:{start}", *read_from(folder, folder / "labelled"), *LABELLED, PAIRS]
+    run("cache_tasks", *own)
+    run("train", *own, f"--workdir={folder}/taught")
+    return folder / "taught"
 
 
-def finetuned(folder: Path, config: str, name: str, seed: int, *words: str, rehearsed: bool = False) -> float:
-    """Accuracy on the scored part of the seed's fold of networks as `config` begins them; `rehearsed`: half of a batch are reviews."""
+def finetuned(folder: Path, start: Path | None, name: str, seed: int, *words: str) -> float:
+    """Accuracy on the scored part of the seed's fold of networks that begin as the run `start`, or from scratch."""
     fold = folder / f"fold-{seed}"
-    corpora = {"polarity": fold} | ({"reviews": folder / "labelled"} if rehearsed else {})
-    own = [f"--config={ROOT}/configs/{config}", *read_from(folder, fold / "cache", **corpora), *FINETUNE, *words]
+    where = read_from(folder, fold)
     with alone:
         if fold not in cached:  # every network of a fold reads the same tokens
-            run("cache_tasks", f"--config={ROOT}/configs/finetune.py", *read_from(folder, fold / "cache", polarity=fold))
+            run("cache_tasks", f"--config={ROOT}/configs/finetune.py", *where)
             cached.add(fold)
-        if rehearsed and not (fold / "cache" / "reviews").exists():
-            shutil.copytree(folder / "labelled" / "cache" / "reviews", fold / "cache" / "reviews", copy_function=os.link)
-    own += [f"--workdir={fold}/{name}", "--corpus=polarity", "--seeds=1", f"--first_seed={seed}", "--report=test", f"--lrs={LR}"]
+    own = [f"--config={ROOT}/configs/finetune.py{f':{start}' if start else ''}", *where, *FINETUNE, *words, f"--workdir={fold}/{name}"]
+    own += ["--seeds=1", f"--first_seed={seed}", "--report=test", f"--lrs={LR}"]
     value: float = run("finetune", *own)["best"]["test/accuracy"]["values"][0]
     return value
 
@@ -307,21 +312,19 @@ def naive_bayes(fold: Path) -> float:
 
 def polarity(args: argparse.Namespace) -> list[Row]:
     with alone:
-        folder, _ = polarity_data(args)
+        folder, words = polarity_data(args)
+    start = taught(folder, word_vectors(folder, words))
     network = configs.load(f"{ROOT}/configs/polarity.py:masked").values["model"]
-    network["bigram_rows"] = 2**20  # vectors of pairs of words, which configs/polarity.py has not
-    model = [f"--config.model.{key}={value}" for key, value in network.items()]
-    start = taught(folder, model)
+    model = [*(f"--config.model.{key}={value}" for key, value in network.items()), PAIRS]
     found, scratch, counted = [], [], []
     for seed in range(args.seeds):
-        steps = EPOCHS * len((folder / f"fold-{seed}" / "train.jsonl").read_text().splitlines()) // (BATCH // 2)
-        longer = ("--config.data.sequence_length=64", f"--config.train.steps={steps}")
-        found.append(finetuned(folder, f"rehearsal.py:{start}", "from-taught", seed, *longer, rehearsed=True))
-        scratch.append(finetuned(folder, "finetune.py", "from-scratch", seed, *model, f"--config.train.steps={EPOCHS} epochs"))
+        epochs = f"--config.train.steps={EPOCHS} epochs"
+        found.append(finetuned(folder, start, "from-taught", seed, epochs))
+        scratch.append(finetuned(folder, None, "from-scratch", seed, *model, epochs))
         counted.append(naive_bayes(folder / f"fold-{seed}"))
     gains = [a - b for a, b in zip(found, scratch, strict=True)]
     return [
-        {"what": f"sentence polarity, fine-tuned after an epoch of another site's reviews, % right, {args.seeds} seeds and tenths",
+        {"what": f"polarity, after vectors of words and an epoch of another site's reviews, % right, {args.seeds} seeds and tenths",
          "found": mean_and_interval(found), "floor": f"naive Bayes on the same tenths {mean_and_interval(counted)}", "to_reach": "≥ 78"},
         {"what": "the same network from scratch", "found": mean_and_interval(scratch)},
         {"what": "gain, points", "found": mean_and_interval(gains), "to_reach": "≥ 2"},
@@ -336,7 +339,7 @@ def rtd(args: argparse.Namespace) -> list[Row]:
     for objective in ("masked", "replaced_token"):
         trunk, steps = pretrained(objective, folder, words)
         epochs = "--config.train.steps=2 epochs"  # a third is of no use to them
-        found = [finetuned(folder, f"finetune.py:{trunk}", f"from-{objective}", seed, epochs) for seed in range(args.seeds)]
+        found = [finetuned(folder, trunk, f"from-{objective}", seed, epochs) for seed in range(args.seeds)]
         what = f"{objective}, {TFLOP:g} TFLOP ({steps:,} steps), fine-tuned, % right, {args.seeds} seeds and tenths"
         rows.append({"what": what, "found": mean_and_interval(found), "to_reach": "the table, whatever it says"})
     return rows

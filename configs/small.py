@@ -21,6 +21,7 @@ MODELS = {
     "sentence_order": {"name": "bert", **base.QUICK_POSITIONS},
     "span_boundary": {"name": "bert", **base.QUICK_POSITIONS},
     "replaced_token": {"name": "electra", "embedding_size": 64, **base.QUICK_POSITIONS},
+    "skip_gram": {"name": "encoder", "embed_init_std": 0.002},
     "span_corruption": {"name": "t5"},
     "denoising": {"name": "bart"},
 }

@@ -255,6 +255,17 @@ def test_weights_and_sizes_are_taken_over(pretrained: Path, texts: Path, tmp_pat
     assert again.step == run.step  # a resumption goes on from its own checkpoint
 
 
+def test_pairs_may_be_new_to_a_network_that_had_none(pretrained: Path, texts: Path, tmp_path: Path) -> None:
+    """Their vectors begin as zeros, so at first it answers as it did."""
+    answers = []
+    for name, model in (("without", {}), ("with", {"bigram_rows": 64})):
+        run = loop.prepare(experiments.load(tuned_from(pretrained, texts, tmp_path, model=model)), tmp_path / name)
+        params, batch = loop.first_state(run.program).params, run.builder.build(run.mixture.order().rows(0, 8))
+        assert name == "without" or not np.asarray(params["embedder"]["bigram_embedding"]).any()
+        answers.append(np.asarray(run.program.skeleton.merge(params)({k: jnp.asarray(v) for k, v in batch.items()}).hidden))
+    np.testing.assert_array_equal(*answers)
+
+
 @pytest.mark.slow
 def test_on_a_mesh_the_same(pretrained: Path, texts: Path, tmp_path: Path) -> None:
     one = loop.prepare(experiments.load(tuned_from(pretrained, texts, tmp_path)), tmp_path / "one")

@@ -27,6 +27,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "causal": ({"name": "llama"}, {}),
     "masked": ({"name": "bert"}, {}),
     "span_boundary": ({"name": "bert"}, {}),
+    "skip_gram": ({"name": "bert"}, {"subsample": 0.0, "stretch": 1}),
     "replaced_token": ({"name": "electra", "embedding_size": 16}, {}),
     "prefix": ({"name": "prefix_decoder"}, {}),
     "span_corruption": ({"name": "t5"}, {}),
@@ -76,7 +77,7 @@ def alone(features: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
                 places = np.flatnonzero(features[f"{side}segment_ids"] == number)
                 starts[side] = int(places[0]) if len(places) else 0
         for name, array in features.items():
-            if array.ndim == 0:
+            if array.ndim == 0 or name == "drawn":
                 row[name] = array
                 continue
             side = "encoder_" if name.startswith("encoder_") else ""

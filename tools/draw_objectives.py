@@ -32,6 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "blank_infilling": {"mask_rate": 0.25},
     "fill_in_middle": {"rate": 1.0, "spm_rate": 0.0},
     "next_sentence": {"next_rate": 0.0},
+    "skip_gram": {"subsample": 0.02, "num_drawn": 8},
 }
 LENGTHS = {"next_sentence": 24, "sentence_order": 24}  # others take the whole text
 STYLES = {  # kind -> (fill, stroke, text)
@@ -143,6 +144,10 @@ def lines(features: Features, text: np.ndarray, aligned: bool, vocabulary: Vocab
             look = "changed"
         reads.append((word(token, vocabulary), look))
         predicts.append((word(target, vocabulary), "predicted") if weight > 0 else ("", ""))
+    if "reach" in features:
+        groups.append([Line("reads", reads), Line("reach", [(str(n), "number") for n in features["reach"][used]])])
+        groups.append([Line("predicts", [("of each word those within its reach, told from the drawn ones", "predicted")])])
+        return [*groups, [Line("drawn", [(word(t, vocabulary), "changed") for t in features["drawn"]])]]
     rows = [Line("reads", reads), Line("predicts", predicts)]
     for name, label in (("token_types", "type"), ("positions", "position"), ("block_positions", "in block"), ("span_offset", "in span")):
         if name in features and (name != "positions" or "block_positions" in features):

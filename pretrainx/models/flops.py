@@ -38,8 +38,9 @@ def head_flops(config: Any, predicted: int) -> float:
     return 2.0 * predicted * (D * E + E * V if config.head_transform else D * V)
 
 
-def forward_flops_per_row(config: Any, features: Features, num_predicted: int | None = None) -> float:
-    """Of one example forward through all stacks and heads. Without `num_predicted` the head over tokens runs everywhere.
+def forward_flops_per_row(config: Any, features: Features, num_predicted: int | None = None, stacks: bool = True) -> float:
+    """Of one example forward through all stacks and heads. Without `num_predicted` the head over tokens runs everywhere; without
+    `stacks`, what needs no hidden states runs alone.
 
     The head "boundary" runs on the predicted positions too; embeddings are looked up and cost nothing.
     """
@@ -49,20 +50,21 @@ def forward_flops_per_row(config: Any, features: Features, num_predicted: int | 
     total = 0.0
     for tower in config.towers:
         memory = features[tower.memory][0] if tower.memory else 0
-        total += stack_flops(tower.config, features[tower.tokens][0], memory)
+        total += stack_flops(tower.config, features[tower.tokens][0], memory) if stacks else 0
         total += head_flops(tower.config, predicted) if tower.predicts else 0
     heads = {
         "pair": 2.0 * (D * D + 2 * D),
         "boundary": 2.0 * predicted * ((2 * D + BOUNDARY_POSITION_SIZE) * D + D * E + E * V),
         "classes": 2.0 * (D * D + D * config.num_classes),
         "replaced": 2.0 * length * (D * D + D),
+        "neighbours": 2.0 * length * (length + features.get("drawn", (0,))[0]) * E,
     }
     return total + sum(heads[name] for name in config.present_heads)
 
 
-def train_flops_per_row(config: Any, features: Features, num_predicted: int | None = None) -> float:
+def train_flops_per_row(config: Any, features: Features, num_predicted: int | None = None, stacks: bool = True) -> float:
     """Forward once, backward twice that (Kaplan 2020, section 2.1); what remat computes again is not counted."""
-    return 3 * forward_flops_per_row(config, features, num_predicted)
+    return 3 * forward_flops_per_row(config, features, num_predicted, stacks)
 
 
 def train_flops_per_token(config: Any, length: int) -> float:

@@ -1,4 +1,5 @@
-"""What is read off the hidden states: tokens, relations of two texts, tokens between two boundaries, replaced tokens.
+"""What is read off the hidden states: tokens, relations of two texts, tokens between two boundaries, replaced tokens; and off
+the table of tokens itself, neighbours.
 
 Legend: B batch, L length, K predicted positions, D embed, E the embedding's own size, V vocab.
 """
@@ -13,6 +14,7 @@ from flax import nnx
 from pretrainx.models.layers import ACTIVATIONS, NORMS, Dense, cuts_length, normal, project, weight
 from pretrainx.parallel.shard import Partitioner
 
+NEIGHBOUR_SCALE = 100.0
 BOUNDARY_POSITION_SIZE = 200  # of SpanBERT's position embeddings (Joshi 2020, section 3.2)
 
 
@@ -116,6 +118,24 @@ class ReplacedHead(nnx.Module):
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
         return self.out(ACTIVATIONS[self.activation](self.dense(hidden)))[..., 0].astype(jnp.float32)
+
+
+class NeighbourHead(nnx.Module):
+    """`head(embedding [V, E], tokens [B, L], drawn [B, K]) -> (float32 [B, L, L], float32 [B, L, K])`: how well each token of a row
+    goes with each other, and with each of those drawn for the row: products of the first one's embedding with a vector that
+    the second has as a neighbour, at first zero (Mikolov 2013b, section 2.2); times NEIGHBOUR_SCALE, so that embeddings stay as
+    small as stacks are used to, at learning rates that they are used to."""
+
+    def __init__(self, config: Any, partitioner: Partitioner, *, rngs: nnx.Rngs):
+        self.partitioner, shape = partitioner, (config.vocab_size, config.embed_size)
+        self.embedding = weight(rngs, shape, ("vocab", config.embed_dim), nnx.initializers.zeros, config.param_dtype)
+
+    def __call__(self, embedding: jax.Array, tokens: jax.Array, drawn: jax.Array) -> tuple[jax.Array, jax.Array]:
+        constrain, beside = self.partitioner.constrain, self.embedding[...].astype(jnp.float32)
+        vectors = constrain(NEIGHBOUR_SCALE * embedding.astype(jnp.float32)[tokens], "batch", "length", None)
+        near = jnp.einsum("ble,bme->blm", vectors, beside[tokens])
+        far = jnp.einsum("ble,bke->blk", vectors, beside[drawn])
+        return constrain(near, "batch", "length", None), constrain(far, "batch", "length", None)
 
 
 class ClassHead(nnx.Module):

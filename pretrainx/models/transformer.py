@@ -17,7 +17,7 @@ from pretrainx.core.schema import Range
 from pretrainx.models import quantized, remat
 from pretrainx.models.attention import Visibility
 from pretrainx.models.embedder import Batch, Embedder, key_for
-from pretrainx.models.heads import BoundaryHead, ClassHead, PairHead, TokenHead
+from pretrainx.models.heads import BoundaryHead, ClassHead, NeighbourHead, PairHead, TokenHead
 from pretrainx.models.layers import ACTIVATIONS
 from pretrainx.models.stack import Cache, Stack
 from pretrainx.parallel.shard import Partitioner
@@ -103,7 +103,7 @@ class TransformerConfig:
 
     # Of the family: the sights of objectives that it can serve (objectives/interface.py), and the heads it may have.
     sights: ClassVar[tuple[str, ...]] = ("causal",)
-    possible_heads: ClassVar[tuple[str, ...]] = ("pair", "boundary", "classes")
+    possible_heads: ClassVar[tuple[str, ...]] = ("pair", "boundary", "classes", "neighbours")
 
     @property
     def causal(self) -> bool:
@@ -195,6 +195,8 @@ class Outputs:
       "boundary"  `(left [B, K, D], right [B, K, D], offsets [B, K]) -> float32 [B, K, V]`, logits of the tokens in spans,
                   from the hidden states just outside a span and a token's place in it, from 0
       "classes"   `() -> float32 [B, num_classes]`, logits of a class of the row's text, or a score
+      "neighbours"  `(tokens [B, L], drawn [B, K]) -> (float32 [B, L, L], float32 [B, L, K])`, logits that the second token stands
+                  near the first, of all pairs of the row and with tokens drawn for it
       "replaced"  `(tokens [B, L]) -> float32 [B, L]`, logits that the token there is not the original
     """
 
@@ -227,6 +229,8 @@ class Transformer(nnx.Module):
             self.boundary_head = BoundaryHead(config, partitioner, rngs=rngs)
         if "classes" in config.heads:
             self.class_head = ClassHead(config, rngs=rngs)
+        if "neighbours" in config.heads:
+            self.neighbour_head = NeighbourHead(config, partitioner, rngs=rngs)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""
@@ -244,6 +248,8 @@ class Transformer(nnx.Module):
             heads["boundary"] = lambda left, right, offsets: self.boundary_head(left, right, offsets, self.embedder.embedding[...])
         if "classes" in config.heads:
             heads["classes"] = lambda: self.class_head(hidden, batch["segment_ids"] > 0)
+        if "neighbours" in config.heads:
+            heads["neighbours"] = lambda tokens, drawn: self.neighbour_head(self.embedder.embedding[...], tokens, drawn)
         hidden, logits = self.token_head.reader(hidden, self.embedder.embedding[...])
         return Outputs(hidden, logits, config.loss_chunks, gathers_targets(self.partitioner), heads)
 

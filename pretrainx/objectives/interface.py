@@ -68,11 +68,12 @@ class Objective(Protocol):
                      `bidirectional`; `encoder_decoder`; or `any`: what it reads off the model does not ask for one
     window_length    how much of the stream an example takes
     terms            the losses it is the weighted sum of, with the weights it was published with
-    needs            heads of the model beyond the one over tokens: "pair", "boundary", "replaced"
+    needs            heads of the model beyond the one over tokens: "pair", "boundary", "replaced", "neighbours"
     reads            features of labelled records that its examples are made of, one record each; none: it reads windows of the stream
     needs_elsewhere  whether windows must come with a stretch of another document
     codes_text       whether the predicted tokens are the text itself, so that bits per byte mean something
     num_predicted    the most positions of one example that have a weight in the loss over tokens; None: any number
+    runs_stacks      whether its loss needs the hidden states of the model's stacks
     aligned          whether place i of the features is place i of the window, so that a row can be shown as marked text
 
     Features are arrays of fixed shapes: `tokens, targets, loss_weights, positions, segment_ids` of [length], and, where
@@ -90,6 +91,7 @@ class Objective(Protocol):
     needs_elsewhere: ClassVar[bool]
     codes_text: ClassVar[bool]
     num_predicted: int | None
+    runs_stacks: bool
     aligned: bool
 
     def __init__(self, vocabulary: Vocabulary, sequence_length: int, **options: Any): ...
@@ -122,6 +124,7 @@ class Defaults:
     needs_elsewhere: ClassVar[bool] = False
     codes_text: ClassVar[bool] = False
     num_predicted: int | None = None
+    runs_stacks: bool = True
     aligned: bool = False
 
     def prompt(self, text: list[int]) -> Prompt | None:

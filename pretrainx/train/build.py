@@ -76,8 +76,9 @@ class Program:
         """Of the model, forward and backward: what the objectives ask for, with no account of what remat computes again."""
         features = {name: shape[1:] for name, (shape, _) in self.batch_spec.items()}
         counts = [objective.num_predicted for objective in self.objectives.values()]
+        stacks = any(objective.runs_stacks for objective in self.objectives.values())
         num_predicted = None if None in counts else sum(count or 0 for count in counts)
-        return self.experiment.train.batch_size * train_flops_per_row(self.experiment.model, features, num_predicted)
+        return self.experiment.train.batch_size * train_flops_per_row(self.experiment.model, features, num_predicted, stacks)
 
     @property
     def tokens_per_step(self) -> int:

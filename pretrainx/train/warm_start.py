@@ -14,7 +14,8 @@ from pretrainx.models.skeleton import Params, flatten
 from pretrainx.train import trained
 from pretrainx.train.build import Program
 
-NEW = ("class_head", "pair_head", "boundary_head", "replaced_head", "lora")  # what may begin fresh
+# What may begin fresh: heads, adapters, and vectors of pairs, which are zero at first.
+NEW = ("class_head/", "pair_head/", "boundary_head/", "replaced_head/", "neighbour_head/", "lora/", "embedder/bigram_embedding")
 
 
 def parameters(program: Program, fresh: Params, spec: str) -> Params:
@@ -31,7 +32,7 @@ def parameters(program: Program, fresh: Params, spec: str) -> Params:
         )
     there, here = dict(flatten(other.params)), dict(flatten(fresh))
     for path, leaf in here.items():
-        if path.split("/")[0] in NEW and path not in there:
+        if path.startswith(NEW) and path not in there:
             continue
         if path not in there or there[path].shape != leaf.shape:
             found = f"has shape {tuple(there[path].shape)}" if path in there else "is not there"
