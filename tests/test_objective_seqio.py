@@ -68,7 +68,7 @@ def test_seqio_and_the_loader_give_the_same_bytes(data: Data, name: str) -> None
     ours = loader.example(source, indices, [0] * len(indices), data.seed)
     task = registry.make_task(source.name, data)
     theirs = list(task.get_dataset(split="train", shuffle=False).as_numpy_iterator())
-    assert len(theirs) == len(ours) >= 30
+    assert len(theirs) == len(ours) >= 30 // max(1, source.objective.window_length // LENGTH)  # skip_gram takes twice as much
     for a, b in zip(theirs, ours, strict=True):
         same(a, b)
     assert any(array.any() for row in ours for feature, array in row.items() if feature.endswith("weights"))
