@@ -199,8 +199,8 @@ def blimp(args: argparse.Namespace) -> list[Row]:
 
 def polarity_data(args: argparse.Namespace) -> tuple[Path, list[str]]:
     """(folder, words of a pretraining config): sentences in tenths, and text to pretrain on, written as they are: in lower case, with
-    spaces around punctuation. The text is that of `prose.py` and the sentences of the tenths that are never scored; `labelled/` has
-    all passages of the reviews.
+    spaces around punctuation. The text is that of `prose.py` and the sentences of the tenths that are never scored, tokenised
+    once for all objectives; `labelled/` has all passages of the reviews.
 
     Fold i of `fold-<i>/` is scored on the i-th of the scored tenths, and trained on all others.
     """
@@ -233,6 +233,7 @@ def polarity_data(args: argparse.Namespace) -> tuple[Path, list[str]]:
         mixture = "--config.data.mixture={'reviews': 0.6, 'sentences': 0.4}"
         listed = ("--model_type=words", "--size=16384", "--sample_mb=1.5")
         run("train_vocabulary", f"--config={ROOT}/configs/polarity.py", *words, mixture, *listed)
+    run("cache_tasks", f"--config={ROOT}/configs/polarity.py", *words)  # one cache for all objectives
     return folder, words
 
 
@@ -245,27 +246,17 @@ def passages(text: str) -> list[str]:
     return [" ".join(passage) for passage in cut]
 
 
-def pretrained(objective: str, folder: Path, words: list[str]) -> tuple[Path, int]:
-    """(run, steps) of a trunk, `TFLOP` of pretraining long."""
-    out = folder / objective
-    own = [f"--config={ROOT}/configs/polarity.py:{objective}", *words]
-    steps = round(TFLOP * 1e12 / run("explain_config", *own)["derived"]["flops_per_step"])
-    run("train", *own, f"--config.train.steps={steps}", "--config.eval.every=0", f"--workdir={out}")
-    return out, steps
+def pretrained(objective: str, folder: Path, words: list[str], *more: str) -> Path:
+    """The run of a trunk."""
+    own = [f"--config={ROOT}/configs/polarity.py:{objective}", *words, "--config.eval.every=0", *more]
+    run("train", *own, f"--workdir={folder / objective}")
+    return folder / objective
 
 
 def read_from(folder: Path, splits: Path) -> list[str]:
     """Words of a fine-tuning config: labelled text of the folder `splits`, read with the word list of `folder`."""
     found = [f"--config.data.corpora.polarity.files={splits}/{{split}}.jsonl", f"--config.data.cache_dir={splits}/cache"]
     return [*found, f"--config.data.vocabulary=wordpiece:{folder}/words-16384.txt"]
-
-
-def word_vectors(folder: Path, words: list[str]) -> Path:
-    """The run of a network that knows which words keep like company, and nothing else."""
-    own = [f"--config={ROOT}/configs/polarity.py:skip_gram", *words, "--config.eval.every=0", "--config.log.every=200"]
-    run("cache_tasks", *own)
-    run("train", *own, f"--workdir={folder}/skip_gram")
-    return folder / "skip_gram"
 
 
 def taught(folder: Path, start: Path) -> Path:
@@ -313,7 +304,7 @@ def naive_bayes(fold: Path) -> float:
 def polarity(args: argparse.Namespace) -> list[Row]:
     with alone:
         folder, words = polarity_data(args)
-    start = taught(folder, word_vectors(folder, words))
+    start = taught(folder, pretrained("skip_gram", folder, words))
     network = configs.load(f"{ROOT}/configs/polarity.py:masked").values["model"]
     model = [*(f"--config.model.{key}={value}" for key, value in network.items()), PAIRS]
     found, scratch, counted = [], [], []
@@ -334,10 +325,11 @@ def polarity(args: argparse.Namespace) -> list[Row]:
 def rtd(args: argparse.Namespace) -> list[Row]:
     with alone:
         folder, words = polarity_data(args)
-    run("cache_tasks", f"--config={ROOT}/configs/polarity.py", *words)
     rows = []
     for objective in ("masked", "replaced_token"):
-        trunk, steps = pretrained(objective, folder, words)
+        explained = run("explain_config", f"--config={ROOT}/configs/polarity.py:{objective}", *words)
+        steps = round(TFLOP * 1e12 / explained["derived"]["flops_per_step"])
+        trunk = pretrained(objective, folder, words, f"--config.train.steps={steps}")
         epochs = "--config.train.steps=2 epochs"  # a third is of no use to them
         found = [finetuned(folder, trunk, f"from-{objective}", seed, epochs) for seed in range(args.seeds)]
         what = f"{objective}, {TFLOP:g} TFLOP ({steps:,} steps), fine-tuned, % right, {args.seeds} seeds and tenths"

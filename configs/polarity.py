@@ -16,11 +16,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-MUON = {"name": "muon", "peak_lr": 4e-3, "muon_lr": 0.02}
-RATES = {"reviews": 0.75, "prose": 0.1, "sentences": 0.15}
+STACK: dict[str, Any] = {  # what trains a whole stack
+    "optim": {"name": "muon", "peak_lr": 4e-3, "muon_lr": 0.02},
+    "rates": {"reviews": 0.75, "prose": 0.1, "sentences": 0.15},
+    "train": {"steps": 1000, "batch_size": 32},
+}
 RECIPES: dict[str, dict[str, Any]] = {
-    "masked": {"model": {"name": "bert"}, "optim": MUON, "rates": RATES, "train": {"steps": 1000, "batch_size": 32}},
-    "replaced_token": {"model": {"name": "electra"}, "optim": MUON, "rates": RATES, "train": {"steps": 1000, "batch_size": 32}},
+    "masked": STACK | {"model": {"name": "bert"}},
+    "replaced_token": STACK | {"model": {"name": "electra"}},
     "skip_gram": {
         "model": {"name": "bert", "embed_init_std": 0.002},
         "optim": {"name": "adamw", "peak_lr": 1e-3, "weight_decay": 0.0},

@@ -135,7 +135,7 @@ def test_no_stack_runs_and_nothing_of_it_learns(cache_dir: Path) -> None:
 
 
 def test_words_of_like_company_come_together(tmp_path: Path) -> None:
-    """Sentences "x y" of four topics of letters: what stands in the same sentences has the nearest vectors."""
+    """Texts of four topics, each of six letters of its own: letters of a topic have the nearest vectors."""
     rng = np.random.default_rng(0)
     topics = ["abcdef", "ghijkl", "mnopqr", "stuvwx"]
     texts = ["".join(rng.choice(list(topics[n % 4]), 60)) for n in range(400)]

@@ -144,15 +144,16 @@ def lines(features: Features, text: np.ndarray, aligned: bool, vocabulary: Vocab
             look = "changed"
         reads.append((word(token, vocabulary), look))
         predicts.append((word(target, vocabulary), "predicted") if weight > 0 else ("", ""))
-    if "reach" in features:
-        groups.append([Line("reads", reads), Line("reach", [(str(n), "number") for n in features["reach"][used]])])
-        groups.append([Line("predicts", [("of each word those within its reach, told from the drawn ones", "predicted")])])
-        return [*groups, [Line("drawn", [(word(t, vocabulary), "changed") for t in features["drawn"]])]]
-    rows = [Line("reads", reads), Line("predicts", predicts)]
-    for name, label in (("token_types", "type"), ("positions", "position"), ("block_positions", "in block"), ("span_offset", "in span")):
+    rows = [Line("reads", reads)]
+    rows += [Line("predicts", predicts)] if "reach" not in features else []  # below: not the words themselves
+    numbers = {"token_types": "type", "positions": "position", "block_positions": "in block", "span_offset": "in span", "reach": "reach"}
+    for name, label in numbers.items():
         if name in features and (name != "positions" or "block_positions" in features):
             rows.append(Line(label, [(str(n) if n or name != "span_offset" else "", "number") for n in features[name][used]]))
     groups.append(rows)
+    if "reach" in features:
+        groups.append([Line("predicts", [("of each word those within its reach, told from the drawn ones", "predicted")])])
+        groups.append([Line("drawn", [(word(t, vocabulary), "changed") for t in features["drawn"]])])
     if "pair_label" in features:
         groups.append([Line("label", [(str(int(features["pair_label"])), "predicted")])])
     if "token_weights" in features:

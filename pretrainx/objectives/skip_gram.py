@@ -1,7 +1,7 @@
 """Skip-gram with negative sampling: each word tells those around it from words drawn at random (Mikolov 2013b, sections 2.2 and 2.3).
 
-Only the table of tokens learns, and no stack runs: vectors for a model to begin with (`init_from`), for a hundredth of a masked
-model's operations. Vocabularies of whole words suit it.
+Only the table of tokens learns, and no stack runs: vectors for a model to begin with (`init_from`), for a sixtieth of the
+operations a word that a small masked model takes. Vocabularies of whole words suit it.
 
 Legend: B batch, L length, K words drawn for a row, E the embedding's own size.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from pretrainx.core.errors import InputError
 from pretrainx.core.vocabulary import Vocabulary
 from pretrainx.objectives.interface import Batch, Defaults, Features, Loss, Sight, Window
+from pretrainx.objectives.packing import counting, row
 
 NOISE_POWER = 0.75  # of frequencies, for words drawn at random (Mikolov 2013b, section 2.2)
 MANDELBROT = 2.7  # a word's share of a text goes with 1 / (rank + 2.7) (Mandelbrot 1953)
@@ -66,19 +67,21 @@ class Objective(Defaults):
         length = self.sequence_length
         stays = (window.segment_ids > 0) & (rng.random(len(window.tokens)) < self.kept[window.tokens])
         places = np.flatnonzero(stays)[:length]
-        row = {name: np.zeros(length, np.int32) for name in ("tokens", "positions", "segment_ids", "reach")}
-        row["tokens"][:] = self.pad
         segments = window.segment_ids[places]
-        begins = np.flatnonzero(np.diff(segments, prepend=0))
-        row["tokens"][: len(places)], row["segment_ids"][: len(places)] = window.tokens[places], segments
-        row["positions"][: len(places)] = np.arange(len(places)) - np.repeat(begins, np.diff(begins, append=len(places)))
-        row["reach"][:] = rng.integers(1, self.window + 1, length)
-        real = row["segment_ids"] > 0
+        documents = np.split(window.tokens[places], np.flatnonzero(np.diff(segments)) + 1)
+        tokens, segment_ids = row(documents, length, self.pad), row([segments], length, 0)
+        reach = rng.integers(1, self.window + 1, length)
         drawn = np.minimum(np.searchsorted(self.noise, rng.random(self.num_drawn), "right"), len(self.noise) - 1)
         return {
-            **row, "targets": row["tokens"], "loss_weights": real.astype(np.float32), "bidirectional": real.astype(np.int32),
+            "tokens": tokens,
+            "targets": tokens,
+            "loss_weights": (segment_ids > 0).astype(np.float32),
+            "positions": row(counting(documents), length, 0),
+            "segment_ids": segment_ids,
+            "bidirectional": (segment_ids > 0).astype(np.int32),
+            "reach": reach.astype(np.int32),
             "drawn": drawn.astype(np.int32),
-        }  # fmt: skip
+        }
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         return {"tokens": jnp.sum(pair_weights(batch))}
