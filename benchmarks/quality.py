@@ -44,7 +44,7 @@ from pretrainx.train import finetune
 ROOT = Path(__file__).parents[1]
 HELD_OUT = "robert-louis-stevenson_treasure-island"
 SCORED = (0, 1, 3, 4, 5)  # tenths of the polarity sentences; of fine-tuning, all was chosen on the others
-LR, BATCH = "1e-3", 64
+BATCH = 64
 FINETUNE = (
     "--config.data.sequence_length=48", "--config.model.dropout=0.3", "--config.model.word_dropout=0.15",
     f"--config.train.batch_size={BATCH}", "--config.eval.every=0",
@@ -267,7 +267,7 @@ def taught(folder: Path, start: Path) -> Path:
     return folder / "taught"
 
 
-def finetuned(folder: Path, start: Path | None, name: str, seed: int, *words: str) -> float:
+def finetuned(folder: Path, start: Path | None, name: str, seed: int, lr: str, *words: str) -> float:
     """Accuracy on the scored part of the seed's fold of networks that begin as the run `start`, or from scratch."""
     fold = folder / f"fold-{seed}"
     where = read_from(folder, fold)
@@ -276,7 +276,7 @@ def finetuned(folder: Path, start: Path | None, name: str, seed: int, *words: st
             run("cache_tasks", f"--config={ROOT}/configs/finetune.py", *where)
             cached.add(fold)
     own = [f"--config={ROOT}/configs/finetune.py{f':{start}' if start else ''}", *where, *FINETUNE, *words, f"--workdir={fold}/{name}"]
-    own += ["--seeds=1", f"--first_seed={seed}", "--report=test", f"--lrs={LR}"]
+    own += ["--seeds=1", f"--first_seed={seed}", "--report=test", f"--lrs={lr}"]
     value: float = run("finetune", *own)["best"]["test/accuracy"]["values"][0]
     return value
 
@@ -310,8 +310,8 @@ def polarity(args: argparse.Namespace) -> list[Row]:
     found, scratch, counted = [], [], []
     for seed in range(args.seeds):
         epochs = f"--config.train.steps={EPOCHS} epochs"
-        found.append(finetuned(folder, start, "from-taught", seed, epochs))
-        scratch.append(finetuned(folder, None, "from-scratch", seed, *model, epochs))
+        found.append(finetuned(folder, start, "from-taught", seed, "3e-4", epochs))
+        scratch.append(finetuned(folder, None, "from-scratch", seed, "5e-4", *model, epochs))
         counted.append(naive_bayes(folder / f"fold-{seed}"))
     gains = [a - b for a, b in zip(found, scratch, strict=True)]
     return [
@@ -331,7 +331,7 @@ def rtd(args: argparse.Namespace) -> list[Row]:
         steps = round(TFLOP * 1e12 / explained["derived"]["flops_per_step"])
         trunk = pretrained(objective, folder, words, f"--config.train.steps={steps}")
         epochs = "--config.train.steps=2 epochs"  # a third is of no use to them
-        found = [finetuned(folder, trunk, f"from-{objective}", seed, epochs) for seed in range(args.seeds)]
+        found = [finetuned(folder, trunk, f"from-{objective}", seed, "1e-3", epochs) for seed in range(args.seeds)]
         what = f"{objective}, {TFLOP:g} TFLOP ({steps:,} steps), fine-tuned, % right, {args.seeds} seeds and tenths"
         rows.append({"what": what, "found": mean_and_interval(found), "to_reach": "the table, whatever it says"})
     return rows
