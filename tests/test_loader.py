@@ -148,7 +148,12 @@ def test_what_decides_a_row_changes_the_data_hash(cache_dir: Path) -> None:
     [
         ({"mixture": {"topic": 1.0}}, "unknown corpus 'topic'; did you mean 'topics'"),
         ({"objective": "cusal"}, "did you mean 'causal'"),
-        ({"objective": "masked", "objectives": {"masked": {"mask_rat": 0.1}}}, "data.objectives.masked: .*mask_rat"),
+        ({"objective": "masked", "objectives": {"masked": {"mask_rat": 0.1}}}, "masked.mask_rat'; did you mean 'mask_rate'"),
+        ({"objective": "masked", "objectives": {"masked": {"mask_rate": "x"}}}, "masked.mask_rate: expected a number, found str 'x'"),
+        ({"objective": "masked", "objectives": {"masked": {"sequence_length": 8}}}, "unknown config key 'data.objectives.masked.seq"),
+        ({"objective": "masked", "objectives": {"masked": {"unit": "spam"}}}, "unknown value 'spam'; did you mean 'span'"),
+        ({"objective": "skip_gram", "objectives": {"skip_gram": {"window": 2.5}}}, "skip_gram.window: expected a whole number"),
+        ({"objective": "ul2", "objectives": {"ul2": {"denoisers": [5]}}}, r"ul2.denoisers\[0\]: expected a list"),
         ({"objective": "masked", "objectives": {"masked": {"mask_rate": 1.5}}}, "mask_rate 1.5: accepted are numbers above 0"),
         ({"objective": "masked", "objectives": {"masked": {"mask_share": 0.9, "random_share": 0.2}}}, "sum to at most 1"),
         ({"objectives": {"masked": {}}}, "data.objectives.masked: no entry"),

@@ -1,3 +1,5 @@
+import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -141,6 +143,41 @@ def test_refused(key: str, value: Any, sentence: str) -> None:
     with pytest.raises(InputError) as caught:
         schema.parse(Outer, {key: value}, "here")
     assert str(caught.value) == sentence
+
+
+NO_LAG = datetime.timedelta()
+
+
+class Free:
+    """A class of a user's own, some of whose annotations are none of a schema's."""
+
+    def __init__(self, first: int, second: int, rate: float = 0.5, kinds: Sequence[str] = (), lag: datetime.timedelta = NO_LAG, bare=1):
+        self.options = rate, kinds, lag, bare
+
+
+class Open(Free):
+    def __init__(self, first: int, second: int, **options: Any):
+        super().__init__(first, second, **options)
+
+
+class ForCheckers:
+    def __init__(self, first: int, second: int, odd: "NotThere" = None, size: int = 1):  # type: ignore[name-defined]  # noqa: F821
+        self.options = odd, size
+
+
+def test_arguments_of_a_class_are_checked_by_its_annotations() -> None:
+    assert schema.arguments(Free, 2, {"rate": 1, "kinds": ["a"]}, "here") == {"rate": 1.0, "kinds": ("a",)}
+    assert schema.arguments(Free, 2, {"lag": 3, "bare": "x"}, "here") == {"lag": 3, "bare": "x"}
+    assert schema.arguments(Open, 2, {"rate": "any"}, "here") == {"rate": "any"}
+    assert schema.arguments(ForCheckers, 2, {"size": "any"}, "here") == {"size": "any"}
+    for options, sentence in (
+        ({"rate": "x"}, "here.rate: expected a number, found str 'x'"),
+        ({"kinds": "ab"}, "here.kinds: expected a list (each text), found str 'ab'"),
+        ({"second": 1}, "unknown config key 'here.second'; accepted: bare, kinds, lag, rate"),
+    ):
+        with pytest.raises(InputError) as caught:
+            schema.arguments(Free, 2, options, "here")
+        assert str(caught.value) == sentence
 
 
 def test_defaults_and_missing() -> None:

@@ -1,18 +1,20 @@
 """Typed validation of configs: frozen dataclasses are the schema, `parse` checks a mapping against one.
 
 A field is an int, float (ints are taken too), bool, str, Literal, a union of these with dicts and None, tuple[X, ...],
-dict[str, X], dict[str, Any] or another dataclass; `Annotated[int, Range(ge=1)]` adds a range. Every error is one
+Sequence[X], dict[str, X], dict[str, Any] or another dataclass; `Annotated[int, Range(ge=1)]` adds a range. Every error is one
 `InputError` sentence that begins with the dotted path of the value. The numbers nan and inf are never accepted.
+`arguments` checks the options of a class by the annotations of its constructor.
 """
 
 import ast
 import dataclasses
 import functools
+import inspect
 import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
 
@@ -92,7 +94,7 @@ def coerce(kind: Any, value: Any, path: str) -> Any:
         return _union(kind, value, path)
     if origin is Literal:
         return _literal(kind, value, path)
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         return _tuple(kind, value, path)
     if origin is dict or kind is dict:
         return _dict(kind, value, path)
@@ -101,6 +103,29 @@ def coerce(kind: Any, value: Any, path: str) -> Any:
     if kind in _SCALARS:
         return _SCALARS[kind](value, path)
     raise TypeError(f"{path}: schema type {kind!r} is not supported")
+
+
+def arguments(cls: type, first: int, given: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """What is `given` for the parameters of a class that come after its `first` ones, each as its annotation wants it.
+
+    An option whose annotation is missing, or none of a schema's, stays as it is: the class may be a user's own.
+    """
+    parameters = list(inspect.signature(cls).parameters.values())[first:]
+    known = [item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+    takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters)
+    try:
+        annotations = typing.get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
+    except NameError:  # one that is only there for a type checker
+        annotations = {}
+    taken: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known and not takes_any:
+            raise InputError(f"unknown config key {join(path, name)!r}; {nearest(name, known)}")
+        try:
+            taken[name] = coerce(annotations[name], value, join(path, name)) if name in annotations else value
+        except TypeError:
+            taken[name] = value
+    return taken
 
 
 def describe(kind: Any) -> str:
@@ -112,7 +137,7 @@ def describe(kind: Any) -> str:
         return " or ".join(describe(member) for member in args)
     if origin is Literal:
         return " or ".join(repr(choice) for choice in args)
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         return f"a list (each {describe(args[0])})"
     if origin is dict and args[1] is not Any:
         return f"a dict (each {describe(args[1])})"

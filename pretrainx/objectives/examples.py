@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pretrainx.core import plugins
+from pretrainx.core import plugins, schema
 from pretrainx.core.errors import InputError
 from pretrainx.core.rng import generator
 from pretrainx.core.sections import Data
@@ -30,6 +30,7 @@ def make_objective(name: str, data: Data, vocabulary: Vocabulary) -> Objective:
     module = plugins.find(
         PACKAGE, "Objective", options.pop("objective", name), f"data.objectives.{name}.objective" if own else "data.mixture"
     )
+    options = schema.arguments(module.Objective, 2, options, f"data.objectives.{name}")
     try:
         return module.Objective(vocabulary, data.sequence_length, **options)
     except TypeError as error:
