@@ -8,7 +8,7 @@ Words:    python tools/train_vocabulary.py --config=configs/polarity.py:skip_gra
             --config.data.mixture="{'reviews': 0.6, 'sentences': 0.4}"
 Cache:    python tools/cache_tasks.py --config=configs/polarity.py:skip_gram
 Train:    python tools/train.py --config=configs/polarity.py:skip_gram
-Then:     python tools/finetune.py --config=configs/finetune.py:runs/polarity_skip_gram --seeds 5 --lrs 5e-4 1e-3
+Then:     python tools/finetune.py --config=configs/finetune.py:runs/polarity_skip_gram --seeds 5 --lrs 3e-4 1e-3
 Hardware: 2 CPU cores, a few minutes
 """
 
