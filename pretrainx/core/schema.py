@@ -14,7 +14,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
 
@@ -105,27 +105,36 @@ def coerce(kind: Any, value: Any, path: str) -> Any:
     raise TypeError(f"{path}: schema type {kind!r} is not supported")
 
 
+def typed(known: Mapping[str, Any], given: Mapping[str, Any], path: str, more: Iterable[str] = ()) -> dict[str, Any]:
+    """What is `given`, each value as the annotation that its name has in `known` wants it; `more` are names accepted besides."""
+    _refuse_unknown(known, given, path, more)
+    return {key: coerce(known[key], value, join(path, key)) for key, value in given.items()}
+
+
 def arguments(cls: type, first: int, given: Mapping[str, Any], path: str) -> dict[str, Any]:
     """What is `given` for the parameters of a class that come after its `first` ones, each as its annotation wants it.
 
-    An option whose annotation is missing, or none of a schema's, stays as it is: the class may be a user's own.
+    An option whose annotation is missing, or none of a schema's, may be any data: the class may be a user's own.
     """
     parameters = list(inspect.signature(cls).parameters.values())[first:]
-    known = [item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
-    takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters)
     try:
         annotations = typing.get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
     except NameError:  # one that is only there for a type checker
         annotations = {}
-    taken: dict[str, Any] = {}
-    for name, value in given.items():
-        if name not in known and not takes_any:
-            raise InputError(f"unknown config key {join(path, name)!r}; {nearest(name, known)}")
-        try:
-            taken[name] = coerce(annotations[name], value, join(path, name)) if name in annotations else value
-        except TypeError:
-            taken[name] = value
-    return taken
+    kinds = {name: kind if _is_supported(kind) else Any for name, kind in annotations.items()}
+    known = {item.name: kinds.get(item.name, Any) for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)}
+    if any(item.kind is item.VAR_KEYWORD for item in parameters):
+        known = dict.fromkeys(given, Any) | known
+    return typed(known, given, path)
+
+
+def _is_supported(kind: Any) -> bool:
+    """Whether `coerce` takes this annotation, of an option that is plain data."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Annotated, Union, types.UnionType, tuple, Sequence, dict):
+        inner = args[:1] if origin in (Annotated, tuple) else args
+        return all(map(_is_supported, inner))
+    return origin is Literal or any(kind is known for known in (Any, dict, *_SCALARS))
 
 
 def describe(kind: Any) -> str:
@@ -189,9 +198,7 @@ def _wrong(kind: Any, value: Any, path: str) -> _Mismatch:
 
 def _dataclass(cls: Any, value: Any, path: str) -> Any:
     known, given = hints(cls), _mapping(cls, value, path)
-    for key in given:
-        if key not in known:
-            raise InputError(f"unknown config key {join(path, key)!r}; {nearest(key, known)}")
+    _refuse_unknown(known, given, path)
     for item in dataclasses.fields(cls):
         required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if required and item.init and item.name not in given:
@@ -201,6 +208,12 @@ def _dataclass(cls: Any, value: Any, path: str) -> Any:
         return cls(**arguments)
     except ValueError as error:  # from a __post_init__ that checks what belongs together
         raise InputError(f"{path}: {error}") from None
+
+
+def _refuse_unknown(known: Mapping[str, Any], given: Mapping[str, Any], path: str, more: Iterable[str] = ()) -> None:
+    for key in given:
+        if key not in known:
+            raise InputError(f"unknown config key {join(path, key)!r}; {nearest(key, [*known, *more])}")
 
 
 def _mapping(kind: Any, value: Any, path: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def exact_options(given: Mapping[str, Any]) -> Exact:
 
 
 def passages_options(given: Mapping[str, Any]) -> exact.Passages:
-    return exact.Passages(**_typed(exact.Passages, given, "deduplicate.passages"))
+    return exact.Passages(**schema.typed(schema.hints(exact.Passages), given, "deduplicate.passages"))
 
 
 def near_options(given: Mapping[str, Any]) -> near.Settings:
@@ -84,24 +84,16 @@ def near_options(given: Mapping[str, Any]) -> near.Settings:
     name = schema.coerce(str, changes.pop("preset", "default"), "deduplicate.near.preset")
     if name not in near.PRESETS:
         raise InputError(f"deduplicate.near.preset = {name!r}; {nearest(name, near.PRESETS)}")
-    return dataclasses.replace(near.PRESETS[name], **_typed(near.Settings, changes, "deduplicate.near", ["preset"]))
+    return dataclasses.replace(near.PRESETS[name], **schema.typed(schema.hints(near.Settings), changes, "deduplicate.near", ["preset"]))
 
 
 def semantic_options(given: Mapping[str, Any]) -> semantic.Settings:
     rest = dict(given)
     of_embedding = schema.coerce(dict[str, Any], rest.pop("embedding_options", {}), "deduplicate.semantic.embedding_options")
-    options = semantic.Settings(**_typed(semantic.Settings, rest, "deduplicate.semantic"), embedding_options=of_embedding)
+    typed = schema.typed(schema.hints(semantic.Settings), rest, "deduplicate.semantic")
+    options = semantic.Settings(**typed, embedding_options=of_embedding)
     semantic.load(options)  # names a missing plug-in or model
     return options
-
-
-def _typed(cls: type, given: Mapping[str, Any], path: str, more: Sequence[str] = ()) -> dict[str, Any]:
-    """The values that are given, each as its field of `cls` wants it."""
-    known = schema.hints(cls)
-    for key in given:
-        if key not in known:
-            raise InputError(f"unknown config key '{path}.{key}'; {nearest(key, [*known, *more])}")
-    return {key: schema.coerce(known[key], value, f"{path}.{key}") for key, value in given.items()}
 
 
 def _ranking(options: Exact) -> near.Settings:
