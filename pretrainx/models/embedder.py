@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pretrainx.models.layers import NORMS, dropout, normal, weight
+from pretrainx.models.layers import NORMS, dropout, look_up, normal, weight
 from pretrainx.parallel.shard import Partitioner
 
 Batch = dict[str, jax.Array]
@@ -77,20 +77,23 @@ class Embedder(nnx.Module):
         config, tokens = self.config, batch["tokens"]
         if config.word_dropout:
             tokens = unknown_for(tokens, config.word_dropout, config.unknown_id, key_for(batch, "words"))
-        x = (self.embedding[...] if embedding is None else embedding).astype(config.dtype)[tokens] * config.embed_scale
+        x = self.rows_of(self.embedding[...] if embedding is None else embedding, tokens) * config.embed_scale
         if config.bigram_rows:
             x = x + self.bigrams(tokens, batch.get("segment_ids"))
         if config.positions == "learned":
-            x = x + self.position_embedding[...].astype(config.dtype)[batch["positions"] + config.position_offset]
+            x = x + self.rows_of(self.position_embedding[...], batch["positions"] + config.position_offset)
         if config.max_block_positions:
-            x = x + self.block_position_embedding[...].astype(config.dtype)[batch.get("block_positions", jnp.zeros_like(tokens))]
+            x = x + self.rows_of(self.block_position_embedding[...], batch.get("block_positions", jnp.zeros_like(tokens)))
         if config.num_token_types:
             types = batch.get("token_types") if config.num_token_types > 1 else None
-            x = x + self.type_embedding[...].astype(config.dtype)[jnp.zeros_like(tokens) if types is None else types]
+            x = x + self.rows_of(self.type_embedding[...], jnp.zeros_like(tokens) if types is None else types)
         if config.post_norm or config.embed_norm:
             x = self.norm(x)
         x = dropout(x, config.dropout, key_for(batch, "embedder"))
         return self.partitioner.constrain(x, "batch", "length", config.embed_dim)
+
+    def rows_of(self, table: jax.Array, ids: jax.Array) -> jax.Array:
+        return look_up(table.astype(self.config.dtype), ids, self.partitioner.platform)
 
     def bigrams(self, tokens: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
         """[B, L, E] of each token [B, L] with the one before it; zeros for the first of a segment, and where there is none."""
@@ -98,5 +101,5 @@ class Embedder(nnx.Module):
         segments = jnp.ones_like(tokens) if segment_ids is None else segment_ids
         paired = (segments > 0) & (self.partitioner.before(segments) == segments)
         rows = bigram_rows(self.partitioner.before(tokens), tokens, config.bigram_rows)
-        found = jnp.where(paired[..., None], self.bigram_embedding[...].astype(config.dtype)[rows], 0)
+        found = jnp.where(paired[..., None], self.rows_of(self.bigram_embedding[...], rows), 0)
         return jnp.pad(found, ((0, 0), (0, 0), (0, config.embed_size - config.bigram_dim)))

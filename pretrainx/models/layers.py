@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.random import threefry2x32_p
 
 from pretrainx.models import quantized, remat
+from pretrainx.models.parts import in_parts
 from pretrainx.parallel.shard import Dims, Partitioner
 
 Initializer = Callable[..., jax.Array]
@@ -142,22 +143,52 @@ def project(
     return product.reshape(*rows, *out)
 
 
+PRODUCT_ROWS = 2**16  # of a table; with more, a product with all of them takes longer than it saves
+
+
+def look_up(table: jax.Array, ids: jax.Array, platform: str) -> jax.Array:
+    """Rows [..., E] of the table [R, E] by their ids [...]. On a TPU the table's gradient comes by a product, where it has few rows.
+
+    A scatter adds in the table's type, one row after the other: in bfloat16 an often read row loses what is added to it late. The
+    product of which token reads which row [..., R], never written down, with the gradient of each sums in float32.
+    """
+    return _looked_up(table, ids) if platform == "tpu" and len(table) <= PRODUCT_ROWS else table[ids]
+
+
+@jax.custom_vjp
+def _looked_up(table: jax.Array, ids: jax.Array) -> jax.Array:
+    return table[ids]
+
+
+def _scattered(saved: tuple[jax.Array, int], g: jax.Array) -> tuple[jax.Array, None]:
+    ids, rows = saved
+    g = g.reshape(-1, g.shape[-1])
+    reads = (ids.reshape(-1, 1) == jnp.arange(rows, dtype=ids.dtype)).astype(g.dtype)
+    exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
+    summed = jax.lax.dot_general(reads, g, (((0,), (0,)), ((), ())), **exact)
+    return summed.astype(g.dtype), None
+
+
+_looked_up.defvjp(lambda table, ids: (table[ids], (ids, len(table))), _scattered)
+
+
 def cuts_length(partitioner: Partitioner) -> bool:
     """Whether the compiler is told of activations that they are cut along their length."""
     return bool(partitioner.length_axes) and not partitioner.inside
 
 
 def rotation(positions_BL: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Sine and cosine [B, L, 1, H/2] of position * theta^(-2i/H), for `rotary`: the same for every layer, so made once."""
+    """Sine and cosine [B, L, 1, H] of position * theta^(-2i/H), both halves alike: the same for every layer, so made once."""
     half = head_dim // 2
     frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions_BL[..., None, None].astype(jnp.float32) * frequency
+    angle = positions_BL[..., None, None].astype(jnp.float32) * jnp.concatenate([frequency, frequency])
     return jnp.sin(angle), jnp.cos(angle)
 
 
 def rotary(x_BLNH: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
     """Rotates pairs (x[i], x[i + H/2]) by their angle (Su 2021, in the half-split form of GPT-NeoX)."""
     half = x_BLNH.shape[-1] // 2
+    sin, cos = sin[..., :half], cos[..., :half]
     first, second = x_BLNH[..., :half].astype(jnp.float32), x_BLNH[..., half:].astype(jnp.float32)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BLNH.dtype)
 
@@ -171,19 +202,22 @@ def rotary_by_product(x_BLNH: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.
     own, not the product in it, and so never keep that.
     The gradient is the rotation back, of the gradient as it comes.
     """
+    return _turned(x_BLNH, sin, cos, 1)
+
+
+def _turned(x_BLNH: jax.Array, sin: jax.Array, cos: jax.Array, sign: int) -> jax.Array:
     size = x_BLNH.shape[-1]
     half = np.arange(size // 2)
     across = np.zeros((size, size), np.float32)
-    across[half, half + size // 2], across[half + size // 2, half] = 1, -1
+    across[half, half + size // 2], across[half + size // 2, half] = sign, -sign
     exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
     other: jax.Array = jnp.matmul(x_BLNH, jnp.asarray(across, x_BLNH.dtype), **exact)
-    wide_sin, wide_cos = jnp.concatenate([sin, sin], axis=-1), jnp.concatenate([cos, cos], axis=-1)
-    return (x_BLNH.astype(jnp.float32) * wide_cos + other * wide_sin).astype(x_BLNH.dtype)
+    return (x_BLNH.astype(jnp.float32) * cos + other * sin).astype(x_BLNH.dtype)
 
 
 rotary_by_product.defvjp(
     lambda x, sin, cos: (rotary_by_product(x, sin, cos), (sin, cos)),
-    lambda turn, g: (rotary_by_product(g, -turn[0], turn[1]), None, None),
+    lambda turn, g: (_turned(g, turn[0], turn[1], -1), None, None),
 )
 
 
@@ -204,14 +238,14 @@ class MLP(nnx.Module):
     `num_writes` is how many branches of the stack add to its residual stream, where their initial size goes by it.
     """
 
-    def __init__(self, config: Any, *, constrain: Callable[..., jax.Array], num_writes: int, rngs: nnx.Rngs, apart: bool = False):
+    def __init__(self, config: Any, partitioner: Partitioner, *, num_writes: int, rngs: nnx.Rngs):
         embed, mlp, dtype, std = config.d_model, config.mlp_dim, config.param_dtype, config.init_std
-        self.gated, self.activation, self.dtype, self.constrain = config.gated_mlp, config.activation, config.dtype, constrain
+        self.gated, self.activation, self.dtype, self.partitioner = config.gated_mlp, config.activation, config.dtype, partitioner
         if self.gated:
             self.gate = weight(rngs, (embed, mlp), ("embed", "mlp"), fan_in_normal((embed,), 1, std), dtype)
         self.up = weight(rngs, (embed, mlp), ("embed", "mlp"), fan_in_normal((embed,), 1, std), dtype)
         self.down = weight(rngs, (mlp, embed), ("mlp", "embed"), fan_in_normal((mlp,), 1, std, num_writes), dtype)
-        self.biased, self.how = config.use_bias, {"apart": apart, "kind": config.matmul}
+        self.biased, self.how = config.use_bias, {"apart": cuts_length(partitioner), "kind": config.matmul}
         self.chunks, self.kept = config.mlp_chunks, functools.partial(remat.within, config.remat)
         if self.biased:
             self.up_bias = weight(rngs, (mlp,), ("mlp",), nnx.initializers.zeros, dtype)
@@ -219,7 +253,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         weights = {name: leaf[...].astype(self.dtype) for name, leaf in vars(self).items() if isinstance(leaf, nnx.Param)}
-        return in_parts(functools.partial(self.part, weights), x_BLD, self.chunks, self.kept)
+        return in_parts(functools.partial(self.part, weights), (x_BLD,), self.chunks, self.partitioner.own_rows, self.kept)
 
     def part(self, weights: dict[str, jax.Array], x_BLD: jax.Array) -> jax.Array:
         """Of some of the tokens."""
@@ -227,18 +261,6 @@ class MLP(nnx.Module):
         up = project(x_BLD, weights["up"], **self.how)
         up = checkpoint_name(up + weights["up_bias"] if self.biased else up, "mlp_up")
         hidden = act(checkpoint_name(project(x_BLD, weights["gate"], **self.how), "mlp_gate")) * up if self.gated else act(up)
-        hidden = checkpoint_name(self.constrain(hidden, "batch", "length", "mlp"), "mlp_hidden")
+        hidden = checkpoint_name(self.partitioner.constrain(hidden, "batch", "length", "mlp"), "mlp_hidden")
         out = project(hidden, weights["down"], **self.how)
         return out + weights["down_bias"] if self.biased else out
-
-
-def in_parts(function: Callable[[jax.Array], jax.Array], x_BLD: jax.Array, parts: int, kept: Callable[..., Any]) -> jax.Array:
-    """`function` over the tokens in so many parts, one after the other; whole where they do not divide the length.
-
-    Each part has tokens of the whole length, every `parts`-th, so that where a mesh cuts the length each device has some of each.
-    """
-    B, L, D = x_BLD.shape
-    if parts == 1 or L % parts:
-        return function(x_BLD)
-    cut = jnp.moveaxis(x_BLD.reshape(B, L // parts, parts, D), 2, 0)
-    return jnp.moveaxis(jax.lax.map(kept(function), cut), 0, 2).reshape(B, L, D)

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from pretrainx.models import remat
 from pretrainx.models.attention import Attention, KeysValues, LayerCache, Places, Visibility, attender, relative_buckets
 from pretrainx.models.attention_kernels import balance
-from pretrainx.models.layers import MLP, NORMS, Dense, cuts_length, dropout, normal, stack, weight
+from pretrainx.models.layers import MLP, NORMS, Dense, dropout, normal, stack, weight
 from pretrainx.parallel import pipeline
 from pretrainx.parallel.shard import Partitioner
 
@@ -99,7 +99,7 @@ class Block(nnx.Module):
 
         self.attention = Attention(config, partitioner, num_writes=num_writes, rngs=rngs)
         self.attention_norm = norm()
-        self.mlp = MLP(config, constrain=partitioner.constrain, num_writes=num_writes, rngs=rngs, apart=cuts_length(partitioner))
+        self.mlp = MLP(config, partitioner, num_writes=num_writes, rngs=rngs)
         self.mlp_norm = norm()
         if cross:
             self.cross_attention = Attention(config, partitioner, num_writes=num_writes, rngs=rngs)

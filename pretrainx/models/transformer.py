@@ -3,6 +3,7 @@
 Legend: B batch, L length, K predicted positions, D embed, V vocab.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from pretrainx.models.attention import Visibility
 from pretrainx.models.embedder import Batch, Embedder, key_for
 from pretrainx.models.heads import BoundaryHead, ClassHead, NeighbourHead, PairHead, TokenHead
 from pretrainx.models.layers import ACTIVATIONS
+from pretrainx.models.parts import in_parts
 from pretrainx.models.stack import Cache, Stack
 from pretrainx.parallel.shard import Partitioner
 
@@ -95,7 +97,7 @@ class TransformerConfig:
     word_dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0  # of tokens, while training: read as the unknown one (Iyyer 2015, section 3)
     unknown_id: OptionalSize = 0  # that a dropped token is read as; 0: the vocabulary's
     mlp_chunks: Size = 1  # the MLP runs over the tokens in so many parts: less memory while a layer is done again, same result
-    loss_chunks: Size = 1  # the head and the loss run over the sequence in so many parts: less memory, same result
+    loss_chunks: Size = 1  # the head and the loss run over the tokens in so many parts: less memory, same result
     scan_layers: bool = True
     remat: str = "none"
     dtype: str = "float32"
@@ -204,8 +206,13 @@ class Outputs:
     logits: Callable[[jax.Array], jax.Array]
     chunks: int = 1
     gather_targets: bool = False  # see objectives/losses.py
+    own_rows: bool = False  # see parts.py
     heads: dict[str, Callable[..., jax.Array]] = field(default_factory=dict)
     memo: dict[int, Any] = field(default_factory=dict)  # what losses of one batch share; see objectives/losses.py
+
+    def in_parts(self, function: Callable[..., Any], *arrays: jax.Array) -> Any:
+        """`function(*arrays)` of [B, L, ...], in `chunks` that are each computed again in the backward pass."""
+        return in_parts(function, arrays, self.chunks, self.own_rows, functools.partial(jax.checkpoint, prevent_cse=False))
 
 
 def gathers_targets(partitioner: Partitioner) -> bool:
@@ -251,7 +258,7 @@ class Transformer(nnx.Module):
         if "neighbours" in config.heads:
             heads["neighbours"] = lambda tokens, drawn: self.neighbour_head(self.embedder.embedding[...], tokens, drawn)
         hidden, logits = self.token_head.reader(hidden, self.embedder.embedding[...])
-        return Outputs(hidden, logits, config.loss_chunks, gathers_targets(self.partitioner), heads)
+        return Outputs(hidden, logits, config.loss_chunks, gathers_targets(self.partitioner), self.partitioner.own_rows, heads)
 
     def encode(self, batch: Batch) -> jax.Array:
         """Hidden states [B, L, D]: what a head for another task reads."""

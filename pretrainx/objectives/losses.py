@@ -50,7 +50,7 @@ token_losses.defvjp(_forward, _backward)
 
 
 def cross_entropy(outputs: Any, targets_BL: jax.Array, weights_BL: jax.Array) -> Loss:
-    """Sum of weighted token losses, and of weights. `outputs.chunks` parts along the length, each recomputed backward."""
+    """Sum of weighted token losses, and of weights. In as many parts as the model says (`model.loss_chunks`)."""
     losses, right = target_losses(outputs, targets_BL)
     return Loss(jnp.sum(losses * weights_BL), jnp.sum(weights_BL), jnp.sum(right * weights_BL))
 
@@ -62,7 +62,7 @@ def target_losses(outputs: Any, targets_BL: jax.Array) -> tuple[jax.Array, jax.A
     """
     memo: dict[int, Any] = getattr(outputs, "memo", {})
     if id(targets_BL) not in memo:  # the array is kept beside, so that its id stays its own
-        memo[id(targets_BL)] = (targets_BL, *_scores(outputs, outputs.hidden, targets_BL, outputs.chunks))
+        memo[id(targets_BL)] = (targets_BL, *_scores(outputs, outputs.hidden, targets_BL, parts=True))
     _, losses, right = memo[id(targets_BL)]
     return losses, right
 
@@ -70,7 +70,7 @@ def target_losses(outputs: Any, targets_BL: jax.Array) -> tuple[jax.Array, jax.A
 def predicted_cross_entropy(outputs: Any, targets_BL: jax.Array, weights_BL: jax.Array, count: int) -> Loss:
     """As `cross_entropy` where at most `count` positions of each row have a weight: the head runs on those alone."""
     places, weights = predicted(weights_BL, count)
-    losses, right = _scores(outputs, take(outputs.hidden, places), take(targets_BL, places), 1)
+    losses, right = _scores(outputs, take(outputs.hidden, places), take(targets_BL, places))
     return Loss(jnp.sum(losses * weights), jnp.sum(weights), jnp.sum(right * weights))
 
 
@@ -86,22 +86,14 @@ def take(x: jax.Array, places_BK: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, index, axis=1)
 
 
-def _scores(outputs: Any, hidden: jax.Array, targets: jax.Array, chunks: int) -> tuple[jax.Array, jax.Array]:
+def _scores(outputs: Any, hidden: jax.Array, targets: jax.Array, parts: bool = False) -> tuple[jax.Array, jax.Array]:
     """([B, L] losses in nats, [B, L] whether the first guess is right)."""
 
     def part(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = outputs.logits(hidden)
         return token_losses(logits, targets, outputs.gather_targets), jnp.argmax(logits, axis=-1) == targets
 
-    if chunks == 1:
-        return part(hidden, targets)
-    B, L = targets.shape
-    # Places are dealt in turn, so that each device splits its own part of a length that is cut.
-    cut = lambda x: jnp.moveaxis(x.reshape(B, L // chunks, chunks, *x.shape[2:]), 2, 0)  # noqa: E731
-    step = jax.checkpoint(lambda _, inputs: (None, part(*inputs)), prevent_cse=False)
-    _, parts = jax.lax.scan(step, None, (cut(hidden), cut(targets)))
-    losses, right = (jnp.moveaxis(x, 0, 2).reshape(B, L) for x in parts)
-    return losses, right
+    return outputs.in_parts(part, hidden, targets) if parts else part(hidden, targets)
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Loss:

@@ -34,8 +34,11 @@ def _gather(rows: jax.Array, parts: tuple[str, ...]) -> jax.Array:
 
     Stacked along a dim of its own: the gradient is scattered along that, of which the TPU's compiler makes a reduce-scatter. Of one
     along a dim that is tiled it makes an all-reduce or pads it. One dimension of the torus after the other, for the same reason.
+    As a matrix, which is how products read it: laid out otherwise on the way, the whole one would have to be laid out again.
     """
     shape = rows.shape[1:]
+    if rows.ndim > 2:
+        rows = rows.reshape(len(rows), -1)
     for part in reversed(parts):  # so that the innermost lies innermost
         rows = jax.lax.all_gather(rows, part)
     return rows.reshape(-1, *shape)
@@ -127,6 +130,11 @@ class Partitioner:
         if not self.inside:
             return tree
         return jax.lax.psum(tree, self._parts(self.token_axes))
+
+    @property
+    def own_rows(self) -> bool:
+        """Whether the rows that modules see lie on one device."""
+        return self.inside or self.mesh.size == 1
 
     @property
     def exchanges(self) -> int:
