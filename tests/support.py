@@ -6,12 +6,13 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from pretrainx.core.config import Config
 from pretrainx.core.vocabulary import SpecialIds, Vocabulary
@@ -22,6 +23,11 @@ from pretrainx.train.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
 BYTES = Vocabulary("bytes", 264, SpecialIds(bos=259, mask=260, cls=261, sep=262))
+
+
+def quick_first(names: Iterable[str], quick: Collection[str]) -> list[Any]:
+    """For `pytest.mark.parametrize`: all names, those that are not `quick` marked slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def documents() -> list[str]:

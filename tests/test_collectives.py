@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT
+from support import ROOT, quick_first
 from test_parallel import LAYOUTS, QUICK, program_on
 
 from pretrainx.plan import hlo, walk
@@ -35,7 +35,7 @@ def sent(cache_dir: Path, name: str) -> dict[str, list[float]]:
     return found
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
+@pytest.mark.parametrize("name", quick_first(NAMES, QUICK))
 def test_a_step_sends_what_it_did(name: str, cache_dir: Path) -> None:
     wanted: dict[str, Any] = json.loads(GOLDEN.read_text())[name]
     found = sent(cache_dir, name)

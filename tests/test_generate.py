@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import BYTES, numpy_params
+from support import BYTES, numpy_params, quick_first
 
 from pretrainx.core.errors import InputError
 from pretrainx.core.sections import Data
@@ -110,7 +110,7 @@ def varied(name: str) -> tuple[Skeleton, Any, Any]:
 QUICK = ("gqa", "relative_prefix", "t5")
 
 
-@pytest.mark.parametrize("variant", [*QUICK, *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS if v not in QUICK)])
+@pytest.mark.parametrize("variant", quick_first(VARIANTS, QUICK))
 def test_cached_greedy_equals_uncached(variant: str) -> None:
     model, params, prompt = varied(variant)
     found = Generator(model, BYTES, prompt, Sampling(temperature=0), 10, batch_size=2)(params, TEXTS)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support import experiment, numpy_params
+from support import experiment, numpy_params, quick_first
 
 from pretrainx.core.errors import InputError
 from pretrainx.core.sections import Mesh
@@ -93,7 +93,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 QUICK = ("zero1", "fsdp_tp", "fsdp_cp", "sequence_tp", "manual2x4", "ulysses2x4")
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS])
+@pytest.mark.parametrize("name", quick_first(LAYOUTS, QUICK))
 def test_a_layout_equals_one_device(name: str, cache_dir: Path, alone: tuple[State, list[dict[str, float]]]) -> None:
     program, builder = program_on(cache_dir, **LAYOUTS[name])
     state, seen = two_steps(program, builder)

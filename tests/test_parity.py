@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import BYTES
+from support import BYTES, quick_first
 
 from pretrainx.evaluate.beam import Beam
 from pretrainx.evaluate.generate import Generator
@@ -286,7 +286,7 @@ def compare(case: Case) -> tuple[Compared, Any, Skeleton, Any]:
 QUICK = ("gpt2", "bert", "electra", "t5")
 
 
-@pytest.mark.parametrize("family", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
+@pytest.mark.parametrize("family", quick_first(CASES, QUICK))
 def test_logits_loss_and_gradients_are_theirs(family: str) -> None:
     found, model, _, params = compare(CASES[family])
     print(f"{family}: {found}")

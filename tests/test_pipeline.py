@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from jax.extend.random import threefry2x32_p
 from jax.sharding import PartitionSpec
-from support import ROOT, environment, experiment, write_config
+from support import ROOT, environment, experiment, quick_first, write_config
 from test_parallel import OPTIM, start, two_steps
 
 from pretrainx.core.errors import InputError
@@ -84,7 +84,7 @@ def same(found: tuple[State, list[dict[str, float]]], wanted: tuple[State, list[
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
+@pytest.mark.parametrize("name", quick_first(CASES, QUICK))
 def test_a_pipeline_equals_one_device(name: str, cache_dir: Path, alone: tuple[State, list[dict[str, float]]]) -> None:
     program, builder = program_on(cache_dir, **CASES[name])
     assert program.partitioner.pipelines(BATCH) and program.partitioner.mesh.shape["stage"] == CASES[name]["mesh"]["stage"]

@@ -8,6 +8,7 @@ import numpy as np
 
 from pretrainx.core.errors import InputError
 from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.objectives import spans
 from pretrainx.objectives.interface import Batch, Features, Loss, Sight, Window
 from pretrainx.objectives.losses import PredictsTargets, predicted_cross_entropy
 
@@ -49,19 +50,16 @@ class Masking:
                 f"{where}: the vocabulary ({vocabulary.kind}, {vocabulary.size} ids) has no mask token; "
                 "train one with tools/train_vocabulary.py, which adds <mask>"
             )
-        if not 0 < self.rate <= 1:
-            raise InputError(f"{where}.mask_rate {self.rate}: accepted are numbers above 0 and up to 1")
+        spans.check_share(self.rate, f"{where}.mask_rate", 1.0, inclusive=True)
         if not (self.mask_share >= 0 and self.random_share >= 0 and self.mask_share + self.random_share <= 1):
             raise InputError(
                 f"{where}: mask_share {self.mask_share} and random_share {self.random_share} must be at least 0 and sum to at most 1"
             )
         if self.unit not in get_args(Unit):
             raise InputError(f"{where}.unit {self.unit!r}: accepted are {', '.join(map(repr, get_args(Unit)))}")
-        if not 0 < self.span_p < 1:
-            raise InputError(f"{where}.span_p {self.span_p}: accepted are numbers between 0 and 1, both excluded")
+        spans.check_share(self.span_p, f"{where}.span_p")
         for name, most in (("span_max", self.span_max), ("ngram_max", self.ngram_max)):
-            if most < 1 or most != int(most):
-                raise InputError(f"{where}.{name} {most}: accepted are whole numbers of words, 1 or more")
+            spans.check_count(most, f"{where}.{name}")
 
     def most(self, length: int) -> int:
         """The most tokens that are predicted in `length`."""

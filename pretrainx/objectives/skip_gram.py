@@ -14,6 +14,7 @@ import numpy as np
 
 from pretrainx.core.errors import InputError
 from pretrainx.core.vocabulary import Vocabulary
+from pretrainx.objectives import spans
 from pretrainx.objectives.interface import Batch, Defaults, Features, Loss, Sight, Window
 from pretrainx.objectives.packing import counting, row
 
@@ -50,8 +51,7 @@ class Objective(Defaults):
         where = "data.objectives.skip_gram"
         whole = {"window": window, "negatives": negatives, "num_drawn": num_drawn, "stretch": stretch}
         for name, value in whole.items():
-            if value < 1 or value != int(value):
-                raise InputError(f"{where}.{name} {value}: accepted are whole numbers, 1 or more")
+            spans.check_count(value, f"{where}.{name}")
         if not 0 <= subsample < 1:
             raise InputError(f"{where}.subsample {subsample}: accepted are numbers from 0 and below 1; 0 keeps all words")
         self.window, self.negatives, self.num_drawn = window, negatives, num_drawn

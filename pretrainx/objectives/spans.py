@@ -137,6 +137,11 @@ def check_share(value: float, where: str, most: float = 1.0, inclusive: bool = F
         raise InputError(f"{where} {value}: accepted are numbers above 0 and {'up to' if inclusive else 'below'} {most:g}")
 
 
+def check_count(value: float, where: str) -> None:
+    if value < 1 or value != int(value):
+        raise InputError(f"{where} {value}: accepted are whole numbers, 1 or more")
+
+
 def check_window_length(asked: int | None, largest: int, where: str) -> int:
     """The window length: the largest that always fits, or the shorter one asked for."""
     if asked is not None and not 1 <= asked <= largest:

@@ -4,6 +4,7 @@ Everything is written into a temporary folder, digests of all files last, and re
 whole, or was damaged in place, which its digests tell. A save that fails costs its interval and nothing else.
 """
 
+import contextlib
 import copy
 import os
 import shutil
@@ -222,8 +223,8 @@ class Checkpoints:
     def optimizer_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """{path: shape} of the optimizer's arrays at a step."""
         self._require_whole(step)
-        found = ocp.PyTreeCheckpointHandler().metadata(self.folder / str(step) / "rest")
-        return shapes_by_path(found.tree["opt_state"])
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            return shapes_by_path(handler.metadata(self.folder / str(step) / "rest").tree["opt_state"])
 
     def restore(self, step: int, abstract: State, shardings: State) -> State:
         """The state of a step, on whatever mesh the shardings say; a loss scale (float16) begins anew, or is left behind."""
