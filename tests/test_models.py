@@ -18,8 +18,10 @@ from pretrainx.core.errors import InputError
 from pretrainx.models import bert, decoder, encoder, flops, layers, skeleton
 from pretrainx.models.attention import Visibility
 from pretrainx.models.attention_kernels.xla import xla_attention
-from pretrainx.models.layers import PRODUCT_ROWS, LayerNorm, RMSNorm, look_up, rotary, rotary_by_product, rotation
+from pretrainx.models.embedder import PRODUCT_ROWS, look_up
+from pretrainx.models.layers import LayerNorm, RMSNorm
 from pretrainx.models.parts import in_parts
+from pretrainx.models.rotary import rotary, rotary_by_product, rotation
 from pretrainx.models.skeleton import Skeleton
 from pretrainx.objectives import causal
 from pretrainx.parallel import layouts, mesh

@@ -15,7 +15,7 @@ from test_models import batch_of, build, loss_and_grads, scored_batch
 from test_plan import plan, result
 
 from pretrainx.core.errors import InputError
-from pretrainx.models import attention, layers, remat
+from pretrainx.models import attention, remat, rotary
 from pretrainx.plan.jaxpr import count_flops
 
 PARTS = (
@@ -81,7 +81,7 @@ def test_a_policy_keeps_the_parts_it_names(name: str, names: set[str], on_host: 
 def test_an_exchange_of_halves_is_never_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a TPU rotations are products too, of float32 as long as queries and keys."""
     wanted = kept_by(name)
-    monkeypatch.setattr(attention, "rotary", layers.rotary_by_product)
+    monkeypatch.setattr(attention, "rotary", rotary.rotary_by_product)
     assert kept_by(name).count("dot_general") == wanted.count("dot_general")
 
 

@@ -18,7 +18,8 @@ from pretrainx.core.errors import InputError
 from pretrainx.models.attention_kernels import cudnn, splash, xla
 from pretrainx.models.attention_kernels.case import Attend, Case, Kernel
 from pretrainx.models.attention_kernels.sight import Visibility
-from pretrainx.models.layers import NORMS, cuts_length, fan_in_normal, project, rotary, rotary_by_product, rotation, weight
+from pretrainx.models.layers import NORMS, cuts_length, fan_in_normal, project, weight
+from pretrainx.models.rotary import rotary, rotary_by_product, rotation
 from pretrainx.parallel.shard import Partitioner
 
 KeysValues = tuple[jax.Array, jax.Array]

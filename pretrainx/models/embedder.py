@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pretrainx.models.layers import NORMS, dropout, look_up, normal, weight
+from pretrainx.models.layers import NORMS, dropout, normal, weight
 from pretrainx.parallel.shard import Partitioner
 
 Batch = dict[str, jax.Array]
@@ -38,6 +38,35 @@ def bigram_rows(before: jax.Array, tokens: jax.Array, rows: int) -> jax.Array:
     for factor in (0x85EBCA6B, 0xC2B2AE35):
         mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(factor)
     return ((mixed ^ (mixed >> 16)) % jnp.uint32(rows)).astype(jnp.int32)
+
+
+PRODUCT_ROWS = 2**16  # of a table; with more, a product with all of them takes longer than it saves
+
+
+def look_up(table: jax.Array, ids: jax.Array, platform: str) -> jax.Array:
+    """Rows [..., E] of the table [R, E] by their ids [...]. On a TPU the table's gradient comes by a product, where it has few rows.
+
+    A scatter adds in the table's type, one row after the other: in bfloat16 an often read row loses what is added to it late. The
+    product of which token reads which row [..., R], never written down, with the gradient of each sums in float32.
+    """
+    return _looked_up(table, ids) if platform == "tpu" and len(table) <= PRODUCT_ROWS else table[ids]
+
+
+@jax.custom_vjp
+def _looked_up(table: jax.Array, ids: jax.Array) -> jax.Array:
+    return table[ids]
+
+
+def _scattered(saved: tuple[jax.Array, int], g: jax.Array) -> tuple[jax.Array, None]:
+    ids, rows = saved
+    g = g.reshape(-1, g.shape[-1])
+    reads = (ids.reshape(-1, 1) == jnp.arange(rows, dtype=ids.dtype)).astype(g.dtype)
+    exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
+    summed = jax.lax.dot_general(reads, g, (((0,), (0,)), ((), ())), **exact)
+    return summed.astype(g.dtype), None
+
+
+_looked_up.defvjp(lambda table, ids: (table[ids], (ids, len(table))), _scattered)
 
 
 class Embedder(nnx.Module):

@@ -143,82 +143,9 @@ def project(
     return product.reshape(*rows, *out)
 
 
-PRODUCT_ROWS = 2**16  # of a table; with more, a product with all of them takes longer than it saves
-
-
-def look_up(table: jax.Array, ids: jax.Array, platform: str) -> jax.Array:
-    """Rows [..., E] of the table [R, E] by their ids [...]. On a TPU the table's gradient comes by a product, where it has few rows.
-
-    A scatter adds in the table's type, one row after the other: in bfloat16 an often read row loses what is added to it late. The
-    product of which token reads which row [..., R], never written down, with the gradient of each sums in float32.
-    """
-    return _looked_up(table, ids) if platform == "tpu" and len(table) <= PRODUCT_ROWS else table[ids]
-
-
-@jax.custom_vjp
-def _looked_up(table: jax.Array, ids: jax.Array) -> jax.Array:
-    return table[ids]
-
-
-def _scattered(saved: tuple[jax.Array, int], g: jax.Array) -> tuple[jax.Array, None]:
-    ids, rows = saved
-    g = g.reshape(-1, g.shape[-1])
-    reads = (ids.reshape(-1, 1) == jnp.arange(rows, dtype=ids.dtype)).astype(g.dtype)
-    exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
-    summed = jax.lax.dot_general(reads, g, (((0,), (0,)), ((), ())), **exact)
-    return summed.astype(g.dtype), None
-
-
-_looked_up.defvjp(lambda table, ids: (table[ids], (ids, len(table))), _scattered)
-
-
 def cuts_length(partitioner: Partitioner) -> bool:
     """Whether the compiler is told of activations that they are cut along their length."""
     return bool(partitioner.length_axes) and not partitioner.inside
-
-
-def rotation(positions_BL: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Sine and cosine [B, L, 1, H] of position * theta^(-2i/H), both halves alike: the same for every layer, so made once."""
-    half = head_dim // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions_BL[..., None, None].astype(jnp.float32) * jnp.concatenate([frequency, frequency])
-    return jnp.sin(angle), jnp.cos(angle)
-
-
-def rotary(x_BLNH: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
-    """Rotates pairs (x[i], x[i + H/2]) by their angle (Su 2021, in the half-split form of GPT-NeoX)."""
-    half = x_BLNH.shape[-1] // 2
-    sin, cos = sin[..., :half], cos[..., :half]
-    first, second = x_BLNH[..., :half].astype(jnp.float32), x_BLNH[..., half:].astype(jnp.float32)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BLNH.dtype)
-
-
-@jax.custom_vjp
-def rotary_by_product(x_BLNH: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
-    """As `rotary`, to the last bit; what stands across comes by a product with a matrix of 0, 1 and -1.
-
-    A TPU's vectors are 128 numbers wide: cut in halves, heads of 128 are stored as twice as many vectors that are half empty. The
-    matrix unit exchanges halves on its way, for half a percent of a step's FLOPs. Remat's policies see a function with a rule of its
-    own, not the product in it, and so never keep that.
-    The gradient is the rotation back, of the gradient as it comes.
-    """
-    return _turned(x_BLNH, sin, cos, 1)
-
-
-def _turned(x_BLNH: jax.Array, sin: jax.Array, cos: jax.Array, sign: int) -> jax.Array:
-    size = x_BLNH.shape[-1]
-    half = np.arange(size // 2)
-    across = np.zeros((size, size), np.float32)
-    across[half, half + size // 2], across[half + size // 2, half] = sign, -sign
-    exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
-    other: jax.Array = jnp.matmul(x_BLNH, jnp.asarray(across, x_BLNH.dtype), **exact)
-    return (x_BLNH.astype(jnp.float32) * cos + other * sin).astype(x_BLNH.dtype)
-
-
-rotary_by_product.defvjp(
-    lambda x, sin, cos: (rotary_by_product(x, sin, cos), (sin, cos)),
-    lambda turn, g: (_turned(g, turn[0], turn[1], -1), None, None),
-)
 
 
 class Dense(nnx.Module):
