@@ -160,6 +160,10 @@ class Open(Free):
         super().__init__(first, second, **options)
 
 
+def plainly(size: int, share: float = 0.5) -> float:
+    return size * share
+
+
 class ForCheckers:
     def __init__(self, first: int, second: int, odd: "NotThere" = None, size: int = 1):  # type: ignore[name-defined]  # noqa: F821
         self.options = odd, size
@@ -170,6 +174,9 @@ def test_arguments_of_a_class_are_checked_by_its_annotations() -> None:
     assert schema.arguments(Free, 2, {"lag": 3, "bare": "x"}, "here") == {"lag": 3, "bare": "x"}
     assert schema.arguments(Open, 2, {"rate": "any"}, "here") == {"rate": "any"}
     assert schema.arguments(ForCheckers, 2, {"size": "any"}, "here") == {"size": "any"}
+    assert schema.arguments(plainly, 0, {"size": 2}, "here") == {"size": 2}
+    with pytest.raises(InputError, match="^here.size is missing: expected a whole number$"):
+        schema.arguments(plainly, 0, {}, "here")
     for options, sentence in (
         ({"rate": "x"}, "here.rate: expected a number, found str 'x'"),
         ({"kinds": "ab"}, "here.kinds: expected a list (each text), found str 'ab'"),

@@ -111,20 +111,26 @@ def typed(known: Mapping[str, Any], given: Mapping[str, Any], path: str, more: I
     return {key: coerce(known[key], value, join(path, key)) for key, value in given.items()}
 
 
-def arguments(cls: type, first: int, given: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """What is `given` for the parameters of a class that come after its `first` ones, each as its annotation wants it.
+def arguments(make: Callable[..., Any], first: int, given: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """What is `given` for the parameters of a class or function after its `first` ones, each as its annotation wants it.
 
     An option whose annotation is missing, or none of a schema's, may be any data: the class may be a user's own.
+
+    Raises:
+      InputError: an option is unknown, of another type, or missing.
     """
-    parameters = list(inspect.signature(cls).parameters.values())[first:]
+    parameters = list(inspect.signature(make).parameters.values())[first:]
     try:
-        annotations = typing.get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
+        annotations = typing.get_type_hints(make.__init__ if isinstance(make, type) else make, include_extras=True)  # type: ignore[misc]
     except NameError:  # one that is only there for a type checker
         annotations = {}
     kinds = {name: kind if _is_supported(kind) else Any for name, kind in annotations.items()}
     known = {item.name: kinds.get(item.name, Any) for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)}
     if any(item.kind is item.VAR_KEYWORD for item in parameters):
         known = dict.fromkeys(given, Any) | known
+    for item in parameters:
+        if item.name in known and item.default is item.empty and item.name not in given:
+            raise InputError(f"{join(path, item.name)} is missing: expected {describe(known[item.name])}")
     return typed(known, given, path)
 
 

@@ -31,10 +31,7 @@ def make_objective(name: str, data: Data, vocabulary: Vocabulary) -> Objective:
         PACKAGE, "Objective", options.pop("objective", name), f"data.objectives.{name}.objective" if own else "data.mixture"
     )
     options = schema.arguments(module.Objective, 2, options, f"data.objectives.{name}")
-    try:
-        return module.Objective(vocabulary, data.sequence_length, **options)
-    except TypeError as error:
-        raise InputError(f"data.objectives.{name}: {str(error).replace('Objective.__init__() ', '')}") from None
+    return module.Objective(vocabulary, data.sequence_length, **options)
 
 
 def make_objectives(names: Iterable[str], data: Data, vocabulary: Vocabulary) -> dict[str, Objective]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numba import njit
 
-from pretrainx.core import plugins
+from pretrainx.core import plugins, schema
 from pretrainx.core.errors import InputError, nearest
 from pretrainx.curate.deduplicate import columns, near
 from pretrainx.curate.deduplicate.columns import Table
@@ -71,10 +71,9 @@ def load(settings: Settings) -> Embedding:
     if not hasattr(module, attribute):
         raise InputError(f"{where}: module {name!r} has no {attribute!r}; {nearest(attribute, vars(module))}")
     make = getattr(module, attribute)
-    try:
-        return make(**settings.embedding_options) if callable(make) else make
-    except TypeError as error:
-        raise InputError(f"deduplicate.semantic.embedding_options of {settings.embedding!r}: {error}") from None
+    if not callable(make):
+        return make
+    return make(**schema.arguments(make, 0, settings.embedding_options, "deduplicate.semantic.embedding_options"))
 
 
 def embed(batches: Iterable[Batch], embedding: Embedding, settings: Settings) -> dict[str, np.ndarray]:
