@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "optim": {"name": "adamw", "peak_lr": 0.6e-4, "warmup": "375e6 tokens", "end_lr_ratio": 0.1, "weight_decay": 0.1, "b2": 0.95},
         "train": {"steps": "300e9 tokens", "batch_size": 1536, "remat": "full", "dtype": "bfloat16"},
         "mesh": {"data": 1, "fsdp": -1},
-        "layout": "fsdp",
+        "layout": "fsdp_manual",
         "checkpoint": {"every": 500, "keep": 3},
         "eval": {"every": 2000, "max_rows": 1024},
     }

@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "optim": {"name": "adamw", "peak_lr": 0.00015, "warmup": 2000, "end_lr_ratio": 0.1, "weight_decay": 0.1, "b2": 0.95},
         "train": {"steps": "15e12 tokens", "batch_size": 1024, "remat": "full", "dtype": "bfloat16"},
         "mesh": {"data": 1, "fsdp": -1},
-        "layout": "fsdp",
+        "layout": "fsdp_manual",
         "checkpoint": {"every": 500, "keep": 3},
         "eval": {"every": 2000, "max_rows": 1024},
     }

@@ -31,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "optim": {"name": "adamw", "peak_lr": 3e-4, "warmup": 2000, "weight_decay": 0.1, "b2": 0.95},
         "train": {"steps": "25e9 tokens", "batch_size": 256, "remat": "full", "dtype": "bfloat16"},
         "mesh": {"data": 1, "fsdp": -1},
-        "layout": "fsdp",
+        "layout": "fsdp_manual",
         "checkpoint": {"every": 1000, "keep": 3},
         "eval": {"every": 5000, "max_rows": 1024},
     }

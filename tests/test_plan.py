@@ -249,4 +249,5 @@ def test_a_manual_layout_sends_what_arithmetic_says_on_a_slice(tmp_path: Path) -
     assert by_kind.pop("reduce-scatter") == pytest.approx(share * (inside + outside), rel=0.01)
     assert sum(by_kind.values()) < 1e6
     annotated = result(plan(tmp_path, *flags))
+    assert found["notes"] == [] and "2 parts" in annotated["notes"][0] and "fsdp_manual" in annotated["notes"][0]
     assert sum(row["wire_bytes"] for row in annotated["collectives"]) > 1.1 * sum(row["wire_bytes"] for row in found["collectives"])

@@ -59,7 +59,7 @@ def plan(experiment: Experiment, name: str, tokens: float | None = None, price: 
         "compile_cpu_seconds": time.process_time() - cpu,
     }  # fmt: skip
     result |= fit(result, experiment, place)
-    result["notes"] = notes(result, text, place)
+    result["notes"] = [*notes(result, text, place), *sums_in_parts(program)]
     loop = walk.walk(module, CAUSAL_SHARE if experiment.model.causal else 1.0)
     result |= time_of(loop, place, program.flops_per_step) | {
         "flops_per_step": traced_flops(program),
@@ -102,6 +102,16 @@ def notes(result: dict[str, Any], text: str, place: topology.Topology) -> list[s
     if result["fits"] and result["peak_bytes"] > GPU_SHARE * result["hbm_limit_bytes"]:
         found.append(f"JAX takes {GPU_SHARE:.0%} of a GPU's memory; give it more: XLA_PYTHON_CLIENT_MEM_FRACTION=0.95")
     return found
+
+
+def sums_in_parts(program: build.Program) -> list[str]:
+    """A sentence where the head's gradient is summed over devices more than once a step."""
+    parts, sizes = program.experiment.model.loss_chunks, program.partitioner.mesh.shape
+    if program.experiment.layout != "fsdp" or parts == 1 or sizes["fsdp"] == 1 or program.partitioner.schedule is not None:
+        return []
+    return [
+        f"by layout 'fsdp' each of the loss's {parts} parts sums the head's gradient over devices: --config.layout=fsdp_manual sums it once"
+    ]
 
 
 def time_of(loop: walk.Loop, place: topology.Topology, model_flops: float) -> dict[str, Any]:
