@@ -169,8 +169,9 @@ def show(row: dict, out) -> None:
 def show_goals(rows: list[dict], out) -> None:
     """A line for each goal of these rows."""
     found = {row["name"]: row for row in rows if "peak_bytes" in row}
-    for name in (name for name in GOALS if name in found):
-        goals, bare = GOALS[name]
+    for name, (goals, bare) in GOALS.items():
+        if name not in found:
+            continue
         for key, goal in goals.items():
             per, unit = UNITS[key]
             beside = f"; {bare} {found[bare][key] / per:,.4g}" if bare in found else ""

@@ -129,7 +129,7 @@ def test_what_a_tpu_looks_up_gets_its_gradient_summed_in_float32(dtype: str) -> 
         assert rows.dtype == table.dtype and np.array_equal(rows, table[ids])
         found[platform] = np.abs(np.asarray(back(g)[0], np.float64) - wanted).max()
     # 400 roundings in float32, of which most cancel; and the last one, to the table's type.
-    eps = max(20 * jnp.finfo("float32").eps, jnp.finfo(dtype).eps if dtype == "bfloat16" else 0)
+    eps = max(20 * jnp.finfo("float32").eps, jnp.finfo(dtype).eps)
     assert found["tpu"] <= eps * np.abs(wanted).max()
     if dtype == "bfloat16":
         assert found["tpu"] < found["cpu"] / 3

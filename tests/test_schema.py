@@ -1,4 +1,5 @@
 import datetime
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -175,6 +176,7 @@ def test_arguments_of_a_class_are_checked_by_its_annotations() -> None:
     assert schema.arguments(Open, 2, {"rate": "any"}, "here") == {"rate": "any"}
     assert schema.arguments(ForCheckers, 2, {"size": "any"}, "here") == {"size": "any"}
     assert schema.arguments(plainly, 0, {"size": 2}, "here") == {"size": 2}
+    assert schema.arguments(functools.partial(plainly, share=0.1), 0, {"size": 2}, "here") == {"size": 2}
     with pytest.raises(InputError, match="^here.size is missing: expected a whole number$"):
         schema.arguments(plainly, 0, {}, "here")
     for options, sentence in (

@@ -105,9 +105,19 @@ def coerce(kind: Any, value: Any, path: str) -> Any:
     raise TypeError(f"{path}: schema type {kind!r} is not supported")
 
 
-def typed(known: Mapping[str, Any], given: Mapping[str, Any], path: str, more: Iterable[str] = ()) -> dict[str, Any]:
-    """What is `given`, each value as the annotation that its name has in `known` wants it; `more` are names accepted besides."""
-    _refuse_unknown(known, given, path, more)
+def typed(
+    known: Mapping[str, Any], given: Mapping[str, Any], path: str, more: Iterable[str] = (), required: Iterable[str] = ()
+) -> dict[str, Any]:
+    """What is `given`, each value as the annotation that its name has in `known` wants it.
+
+    `more` are names accepted besides, for the message that another is unknown; `required` are those of `known` that must be given.
+    """
+    for key in given:
+        if key not in known:
+            raise InputError(f"unknown config key {join(path, key)!r}; {nearest(key, [*known, *more])}")
+    for key in required:
+        if key not in given:
+            raise InputError(f"{join(path, key)} is missing: expected {describe(known[key])}")
     return {key: coerce(known[key], value, join(path, key)) for key, value in given.items()}
 
 
@@ -122,16 +132,14 @@ def arguments(make: Callable[..., Any], first: int, given: Mapping[str, Any], pa
     parameters = list(inspect.signature(make).parameters.values())[first:]
     try:
         annotations = typing.get_type_hints(make.__init__ if isinstance(make, type) else make, include_extras=True)  # type: ignore[misc]
-    except NameError:  # one that is only there for a type checker
+    except (NameError, TypeError):  # one that is only there for a type checker; of a callable that is neither class nor function
         annotations = {}
     kinds = {name: kind if _is_supported(kind) else Any for name, kind in annotations.items()}
     known = {item.name: kinds.get(item.name, Any) for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)}
     if any(item.kind is item.VAR_KEYWORD for item in parameters):
         known = dict.fromkeys(given, Any) | known
-    for item in parameters:
-        if item.name in known and item.default is item.empty and item.name not in given:
-            raise InputError(f"{join(path, item.name)} is missing: expected {describe(known[item.name])}")
-    return typed(known, given, path)
+    required = [item.name for item in parameters if item.name in known and item.default is item.empty]
+    return typed(known, given, path, required=required)
 
 
 def _is_supported(kind: Any) -> bool:
@@ -204,22 +212,13 @@ def _wrong(kind: Any, value: Any, path: str) -> _Mismatch:
 
 def _dataclass(cls: Any, value: Any, path: str) -> Any:
     known, given = hints(cls), _mapping(cls, value, path)
-    _refuse_unknown(known, given, path)
-    for item in dataclasses.fields(cls):
-        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if required and item.init and item.name not in given:
-            raise InputError(f"{join(path, item.name)} is missing: expected {describe(known[item.name])}")
-    arguments = {key: coerce(known[key], inner, join(path, key)) for key, inner in given.items()}
+    defaults = {item.name: (item.default, item.default_factory) for item in dataclasses.fields(cls)}
+    required = [name for name in known if defaults[name] == (dataclasses.MISSING, dataclasses.MISSING)]
+    arguments = typed(known, given, path, required=required)
     try:
         return cls(**arguments)
     except ValueError as error:  # from a __post_init__ that checks what belongs together
         raise InputError(f"{path}: {error}") from None
-
-
-def _refuse_unknown(known: Mapping[str, Any], given: Mapping[str, Any], path: str, more: Iterable[str] = ()) -> None:
-    for key in given:
-        if key not in known:
-            raise InputError(f"unknown config key {join(path, key)!r}; {nearest(key, [*known, *more])}")
 
 
 def _mapping(kind: Any, value: Any, path: str) -> dict[str, Any]:

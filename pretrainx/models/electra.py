@@ -17,7 +17,7 @@ from pretrainx.models.attention import Visibility
 from pretrainx.models.embedder import Batch, Embedder, key_for
 from pretrainx.models.heads import ClassHead, ReplacedHead, TokenHead
 from pretrainx.models.stack import Stack
-from pretrainx.models.transformer import Outputs, Tower, gathers_targets
+from pretrainx.models.transformer import Outputs, Tower
 from pretrainx.parallel.shard import Partitioner
 
 
@@ -86,7 +86,7 @@ class Model(nnx.Module):
         if "classes" in self.config.heads:  # of the discriminator; where nothing reads the generator, it is not computed
             heads["classes"] = lambda: self.class_head(self.encode(batch), batch["segment_ids"] > 0)
         hidden, logits = self.token_head.reader(hidden, self.embedder.embedding[...])
-        return Outputs(hidden, logits, self.config.loss_chunks, gathers_targets(self.partitioner), self.partitioner.own_rows, heads)
+        return Outputs.of(self.config, self.partitioner, hidden, logits, heads)
 
     def encode(self, batch: Batch) -> jax.Array:
         """Hidden states [B, L, D] of the discriminator: what a head for another task reads."""

@@ -14,7 +14,7 @@ from pretrainx.models.attention import Visibility, cross_attender
 from pretrainx.models.embedder import DROPOUT_KEY, Batch, Embedder, key_for
 from pretrainx.models.heads import TokenHead
 from pretrainx.models.stack import Cache, Memory, Stack
-from pretrainx.models.transformer import OptionalSize, Outputs, Tower, TransformerConfig, gathers_targets
+from pretrainx.models.transformer import OptionalSize, Outputs, Tower, TransformerConfig
 from pretrainx.parallel.shard import Partitioner
 
 
@@ -70,7 +70,7 @@ class Model(nnx.Module):
         memory = Memory(encoded, cross_attender(config, self.partitioner, across, batch["tokens"].shape[1], encoded.shape[1]))
         hidden, _ = self.decoder(self.embedder(batch), batch["positions"], Visibility(segment_ids), memory, key=key_for(batch, "stack"))
         hidden, logits = self.token_head.reader(hidden, self.embedder.embedding[...])
-        return Outputs(hidden, logits, config.loss_chunks, gathers_targets(self.partitioner), self.partitioner.own_rows)
+        return Outputs.of(config, self.partitioner, hidden, logits, {})
 
     def begin(self, batch: Batch, rows: int, length: int) -> Cache:
         """As models/transformer.py, with what the decoder looks up of the encoder's part of the batch."""

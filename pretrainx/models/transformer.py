@@ -210,15 +210,19 @@ class Outputs:
     heads: dict[str, Callable[..., jax.Array]] = field(default_factory=dict)
     memo: dict[int, Any] = field(default_factory=dict)  # what losses of one batch share; see objectives/losses.py
 
+    @classmethod
+    def of(
+        cls, config: TransformerConfig, partitioner: Partitioner, hidden: jax.Array, logits: Callable[[jax.Array], jax.Array],
+        heads: dict[str, Callable[..., jax.Array]],
+    ) -> "Outputs":  # fmt: skip
+        """With what the config and the mesh say of how losses are computed."""
+        vocab = partitioner.layout.activations.get("vocab", ())
+        gathers = partitioner.platform == "cpu" and partitioner.axis_size(vocab) == 1  # by index, where none holds a part of the vocabulary
+        return cls(hidden, logits, config.loss_chunks, gathers, partitioner.own_rows, heads)
+
     def in_parts(self, function: Callable[..., Any], *arrays: jax.Array) -> Any:
         """`function(*arrays)` of [B, L, ...], in `chunks` that are each computed again in the backward pass."""
         return in_parts(function, arrays, self.chunks, self.own_rows, functools.partial(jax.checkpoint, prevent_cse=False))
-
-
-def gathers_targets(partitioner: Partitioner) -> bool:
-    """Whether a loss does best to pick targets by index: on a CPU, where no device holds a part of the vocabulary."""
-    axes = partitioner.layout.activations.get("vocab", ())
-    return partitioner.platform == "cpu" and partitioner.axis_size(axes) == 1
 
 
 class Transformer(nnx.Module):
@@ -258,7 +262,7 @@ class Transformer(nnx.Module):
         if "neighbours" in config.heads:
             heads["neighbours"] = lambda tokens, drawn: self.neighbour_head(self.embedder.embedding[...], tokens, drawn)
         hidden, logits = self.token_head.reader(hidden, self.embedder.embedding[...])
-        return Outputs(hidden, logits, config.loss_chunks, gathers_targets(self.partitioner), self.partitioner.own_rows, heads)
+        return Outputs.of(config, self.partitioner, hidden, logits, heads)
 
     def encode(self, batch: Batch) -> jax.Array:
         """Hidden states [B, L, D]: what a head for another task reads."""

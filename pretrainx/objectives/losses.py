@@ -62,7 +62,7 @@ def target_losses(outputs: Any, targets_BL: jax.Array) -> tuple[jax.Array, jax.A
     """
     memo: dict[int, Any] = getattr(outputs, "memo", {})
     if id(targets_BL) not in memo:  # the array is kept beside, so that its id stays its own
-        memo[id(targets_BL)] = (targets_BL, *_scores(outputs, outputs.hidden, targets_BL, parts=True))
+        memo[id(targets_BL)] = (targets_BL, *outputs.in_parts(_scores(outputs), outputs.hidden, targets_BL))
     _, losses, right = memo[id(targets_BL)]
     return losses, right
 
@@ -70,7 +70,7 @@ def target_losses(outputs: Any, targets_BL: jax.Array) -> tuple[jax.Array, jax.A
 def predicted_cross_entropy(outputs: Any, targets_BL: jax.Array, weights_BL: jax.Array, count: int) -> Loss:
     """As `cross_entropy` where at most `count` positions of each row have a weight: the head runs on those alone."""
     places, weights = predicted(weights_BL, count)
-    losses, right = _scores(outputs, take(outputs.hidden, places), take(targets_BL, places))
+    losses, right = _scores(outputs)(take(outputs.hidden, places), take(targets_BL, places))
     return Loss(jnp.sum(losses * weights), jnp.sum(weights), jnp.sum(right * weights))
 
 
@@ -86,14 +86,14 @@ def take(x: jax.Array, places_BK: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, index, axis=1)
 
 
-def _scores(outputs: Any, hidden: jax.Array, targets: jax.Array, parts: bool = False) -> tuple[jax.Array, jax.Array]:
-    """([B, L] losses in nats, [B, L] whether the first guess is right)."""
+def _scores(outputs: Any) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """`(hidden [B, L, D], targets [B, L]) -> ([B, L] losses in nats, [B, L] whether the first guess is right)`."""
 
-    def part(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def scores(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = outputs.logits(hidden)
         return token_losses(logits, targets, outputs.gather_targets), jnp.argmax(logits, axis=-1) == targets
 
-    return outputs.in_parts(part, hidden, targets) if parts else part(hidden, targets)
+    return scores
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Loss:
